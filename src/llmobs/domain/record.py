@@ -1,0 +1,106 @@
+"""What is kept of one request: the row of `detection_logs`, and all that an answer needs."""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from llmobs.domain.detection import Evidence, Failed, Ran, Report, Skipped
+from llmobs.domain.risk import Action, Severity
+from llmobs.domain.subject import Kind
+
+
+class EvidenceEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One reason, flat as it is answered and stored. Offsets are half-open code points."""
+
+    failure_class: str
+    source: str
+    start: int | None
+    end: int | None
+    score: float
+    note: str
+    trial: bool = False
+
+
+class CoverageEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one detector did: `ran`, `skipped`, `failed` or `timed_out`."""
+
+    tier: int
+    detector: str
+    status: str
+    reason: str | None = None
+    ms: float | None = None
+    seen: float | None = None
+    """Share of the text looked at, 0 to 1."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One verdict with its request, as recorded."""
+
+    request_id: str
+    """UUIDv7 in its usual text form; unique."""
+    created_at: datetime
+    """Aware, UTC."""
+    llm_response: str
+    """The text as the storage setting keeps it: redacted, in full, or a hash."""
+    context: dict[str, Any] | None
+    kind: Kind
+    action: Action
+    blocked: bool
+    tier_used: int
+    method: str
+    confidence: float
+    processing_time_ms: float
+    failure_class: str | None
+    severity: Severity | None
+    explanation: str
+    scores: dict[str, float]
+    evidence: tuple[EvidenceEntry, ...]
+    coverage: tuple[CoverageEntry, ...]
+    degraded: bool
+    policy_id: str
+    policy_version: int
+    client_id: str | None = None
+    idempotency_key: str | None = None
+    body_sha256: bytes | None = None
+    """Digest of the request body, kept beside an idempotency key to tell a repeat from a reuse."""
+
+
+def evidence_entry(evidence: Evidence) -> EvidenceEntry:
+    """The flat form of a piece of evidence."""
+    span = evidence.span
+    return EvidenceEntry(
+        failure_class=evidence.failure_class,
+        source=evidence.source,
+        start=None if span is None else span.start,
+        end=None if span is None else span.end,
+        score=round(evidence.score, 4),
+        note=evidence.note,
+        trial=evidence.trial,
+    )
+
+
+def coverage_entry(report: Report) -> CoverageEntry:
+    """The flat form of a report."""
+    match report:
+        case Ran():
+            seen = report.findings.seen
+            return CoverageEntry(
+                tier=report.tier,
+                detector=report.detector,
+                status="ran",
+                ms=round(report.ms, 3),
+                seen=None if seen >= 1.0 else round(seen, 4),
+            )
+        case Failed():
+            return CoverageEntry(
+                tier=report.tier,
+                detector=report.detector,
+                status="timed_out" if report.timed_out else "failed",
+                reason=report.reason,
+                ms=round(report.ms, 3),
+            )
+        case Skipped():
+            return CoverageEntry(
+                tier=report.tier, detector=report.detector, status="skipped", reason=report.reason
+            )

@@ -1,0 +1,73 @@
+"""What is examined: one text and what is known about where it came from."""
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+
+class Kind(StrEnum):
+    """Who wrote the text: a user asking (`prompt`) or a model answering (`response`)."""
+
+    RESPONSE = "response"
+    PROMPT = "prompt"
+
+
+class Span(msgspec.Struct, frozen=True):
+    """Half-open range of code points in the text exactly as received."""
+
+    start: int
+    end: int
+
+
+class Document(msgspec.Struct, frozen=True):
+    """One reference passage that the answer should rest on."""
+
+    text: str
+    id: str | None = None
+
+
+class Subject(msgspec.Struct, frozen=True, kw_only=True):
+    """The text examined, never rewritten or cut, with the context that detectors understand."""
+
+    text: str
+    kind: Kind = Kind.RESPONSE
+    query: str | None = None
+    """The question or instruction that the text answers."""
+    documents: tuple[Document, ...] = ()
+    reference: str | None = None
+    """A known right answer."""
+    system_prompt: str | None = None
+    domain: str | None = None
+    """The subject area the answer must stay in, for example `medicine`."""
+
+
+def subject_from_context(text: str, kind: Kind, context: dict[str, Any]) -> Subject:
+    """Pick the understood keys out of free JSON `context`; others are left alone.
+
+    A key of an unexpected type counts as absent: the context is the caller's own, so it is stored
+    as sent, and only what has the documented form takes part in detection.
+    """
+
+    def text_of(key: str) -> str | None:
+        value = context.get(key)
+        return value if isinstance(value, str) and value else None
+
+    documents: list[Document] = []
+    given = context.get("documents")
+    if isinstance(given, list):
+        for item in given:
+            if isinstance(item, str):
+                documents.append(Document(text=item))
+            elif isinstance(item, dict) and isinstance(item.get("text"), str):
+                name = item.get("id")
+                documents.append(Document(text=item["text"], id=None if name is None else str(name)))
+    return Subject(
+        text=text,
+        kind=kind,
+        query=text_of("query"),
+        documents=tuple(documents),
+        reference=text_of("reference"),
+        system_prompt=text_of("system_prompt"),
+        domain=text_of("domain"),
+    )

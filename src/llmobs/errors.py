@@ -1,0 +1,151 @@
+"""Everything we raise on purpose, drawn once.
+
+    LlmobsError
+    ├── ConfigurationError      settings, rules or policies that cannot be used
+    │   ├── SettingsInvalid
+    │   ├── RulesInvalid
+    │   └── PolicyInvalid
+    ├── StoreUnavailable        the database did not take or give rows
+    └── Problem                 leaves as application/problem+json
+        ├── BodyInvalid, ParameterInvalid, BatchTooLarge, PolicyUnknown, ...
+
+A problem's class attributes give status, slug and title; the message is the `detail`.
+"""
+
+from typing import ClassVar
+
+
+class LlmobsError(Exception):
+    """Something that we expected could go wrong."""
+
+
+class ConfigurationError(LlmobsError):
+    """The configuration cannot be used; the message names the place and the reason."""
+
+
+class SettingsInvalid(ConfigurationError):
+    """A setting is unknown or has a bad value."""
+
+
+class RulesInvalid(ConfigurationError):
+    """A rule pack was refused; the message names file, rule and reason."""
+
+
+class PolicyInvalid(ConfigurationError):
+    """A policy was refused; the message names file, class and reason."""
+
+
+class StoreUnavailable(LlmobsError):
+    """The database did not answer, or refused."""
+
+
+class Problem(LlmobsError):
+    """The request cannot be served; leaves as RFC 9457 problem details."""
+
+    status: ClassVar[int] = 500
+    slug: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "Internal server error"
+    retry_after: ClassVar[int | None] = None
+    """Seconds for the `Retry-After` header, or None for no header."""
+
+
+class BodyInvalid(Problem):
+    """The body is not JSON, or does not have the documented form."""
+
+    status = 422
+    slug = "body-invalid"
+    title = "Body does not validate"
+
+
+class ParameterInvalid(Problem):
+    """A query parameter or header has a bad value."""
+
+    status = 400
+    slug = "parameter-invalid"
+    title = "Bad parameter"
+
+
+class BatchTooLarge(Problem):
+    """The batch has more items than allowed."""
+
+    status = 400
+    slug = "batch-too-large"
+    title = "Batch too large"
+
+
+class PolicyUnknown(Problem):
+    """The body names a policy that is not loaded."""
+
+    status = 422
+    slug = "policy-unknown"
+    title = "Unknown policy"
+
+
+class TextTooLong(Problem):
+    """The text or its context is larger than allowed."""
+
+    status = 413
+    slug = "content-too-large"
+    title = "Content too large"
+
+
+class MediaTypeUnsupported(Problem):
+    """The body is not sent as application/json."""
+
+    status = 415
+    slug = "media-type-unsupported"
+    title = "Unsupported media type"
+
+
+class IdempotencyConflict(Problem):
+    """The idempotency key was used before with another body."""
+
+    status = 409
+    slug = "idempotency-conflict"
+    title = "Idempotency key reused"
+
+
+class NotFound(Problem):
+    """Nothing lives at this path."""
+
+    status = 404
+    slug = "not-found"
+    title = "Not found"
+
+
+class MethodNotAllowed(Problem):
+    """The path does not serve this method."""
+
+    status = 405
+    slug = "method-not-allowed"
+    title = "Method not allowed"
+
+
+class RequestInvalid(Problem):
+    """The request is malformed in some other way."""
+
+    status = 400
+    slug = "request-invalid"
+    title = "Bad request"
+
+
+class RecordUnavailable(Problem):
+    """The verdict could not be recorded, so it is not given. Nothing was lost; try again."""
+
+    status = 503
+    slug = "record-unavailable"
+    title = "Record unavailable"
+    retry_after = 1
+
+
+class Overloaded(Problem):
+    """More work is waiting than the service takes on. Try again."""
+
+    status = 503
+    slug = "overloaded"
+    title = "Overloaded"
+    retry_after = 1
+
+
+class InternalError(Problem):
+    """Something unexpected happened; the log has the details under the request id."""

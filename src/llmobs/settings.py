@@ -1,0 +1,191 @@
+"""The environment, read once. Every setting is declared here, with its meaning, and nowhere else."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from llmobs.errors import SettingsInvalid
+
+
+class StoreText(StrEnum):
+    """How much of the examined text is kept."""
+
+    REDACTED = "redacted"
+    FULL = "full"
+    HASH = "hash"
+
+
+class StoreOnFailure(StrEnum):
+    """What happens to a verdict that the database does not take."""
+
+    SPOOL = "spool"
+    REFUSE = "refuse"
+    ANSWER = "answer"
+
+
+class Synchronous(StrEnum):
+    """SQLite's `synchronous` in WAL mode."""
+
+    FULL = "full"
+    NORMAL = "normal"
+
+
+Positive = Meta(gt=0)
+
+# The names of long standing carry no prefix; all others start with LLMOBS_.
+UNPREFIXED = frozenset(
+    {
+        "database_url",
+        "api_host",
+        "api_port",
+        "api_workers",
+        "log_level",
+        "log_format",
+        "max_text_chars",
+        "store_text",
+        "store_on_failure",
+    }
+)
+# Read by the tests and the data tools, not by the service.
+FOREIGN = ("LLMOBS_TEST_", "LLMOBS_DATA")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings with their defaults."""
+
+    database_url: Annotated[
+        str, Meta(description="Database: `sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST/NAME`.")
+    ] = "sqlite:///var/llmobs.db"
+    api_host: Annotated[str, Meta(description="Address to listen on.")] = "127.0.0.1"
+    api_port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on.")] = 8000
+    api_workers: Annotated[int, Meta(ge=1, le=64, description="Worker processes.")] = 1
+    log_level: Annotated[
+        str, Meta(pattern="^(debug|info|warning|error)$", description="`debug`, `info`, `warning`, `error`.")
+    ] = "info"
+    log_format: Annotated[str, Meta(pattern="^(json|console)$", description="`json` or `console`.")] = "json"
+    max_text_chars: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="Longest `llm_response`, in code points; longer is 413.")
+    ] = 50_000
+    store_text: Annotated[
+        StoreText,
+        Meta(
+            description="How texts are kept: `redacted` (secrets and personal data masked), `full`, "
+            "`hash` (SHA-256 only)."
+        ),
+    ] = StoreText.REDACTED
+    store_on_failure: Annotated[
+        StoreOnFailure,
+        Meta(
+            description="When the database takes no rows: `spool` (keep in a durable local file, drain later), "
+            "`refuse` (503), `answer` (answer with `recorded` false)."
+        ),
+    ] = StoreOnFailure.SPOOL
+    max_context_bytes: Annotated[
+        int, Meta(ge=2, le=16_777_216, description="Largest `context`, in bytes of JSON; larger is 413.")
+    ] = 65_536
+    cors_origins: Annotated[
+        str, Meta(description="Comma-separated origins that browsers may call from. Empty: CORS is off.")
+    ] = ""
+    rules_dir: Annotated[
+        str, Meta(description="Folder of your own rule packs (`*.toml`), loaded beside the built-in ones.")
+    ] = ""
+    rules_exclude: Annotated[
+        str, Meta(description="Comma-separated rule ids that are not to run here; a trailing `*` matches the rest.")
+    ] = ""
+    policies_dir: Annotated[
+        str, Meta(description="Folder of your own policies (`*.toml`); one with a built-in's id replaces it.")
+    ] = ""
+    default_policy: Annotated[str, Meta(description="Policy for requests that name none.")] = "default"
+    strict_mode: Annotated[
+        bool, Meta(description="Block where the policy would warn about a class of medium severity.")
+    ] = False
+    reload_seconds: Annotated[
+        float, Meta(ge=0, description="How often rule and policy folders are looked at; 0: only on SIGHUP.")
+    ] = 2.0
+    retention_days: Annotated[
+        int, Meta(ge=0, description="Days that `detection_logs` rows are kept; 0: for ever.")
+    ] = 90
+    snapshot_seconds: Annotated[
+        float, Meta(ge=0, description="How often a row goes to `system_metrics`; 0: never.")
+    ] = 60.0
+    journal_linger_ms: Annotated[
+        float, Meta(ge=0, le=1000, description="How long a busy journal gathers verdicts before it writes them.")
+    ] = 2.0
+    journal_max_pending: Annotated[
+        int, Meta(ge=1, description="Verdicts that may wait for the database; past that requests get 503.")
+    ] = 4096
+    spool_dir: Annotated[str, Meta(description="Folder of the spool file.")] = "var/spool"
+    spool_max_bytes: Annotated[
+        int, Meta(ge=4096, description="Largest spool file; past that requests get 503.")
+    ] = 268_435_456
+    database_pool_size: Annotated[
+        int, Meta(ge=1, le=100, description="Connections a process opens to PostgreSQL.")
+    ] = 5
+    database_timeout_seconds: Annotated[
+        float, Meta(gt=0, description="Longest wait for a connection or a commit.")
+    ] = 5.0
+    sqlite_synchronous: Annotated[
+        Synchronous,
+        Meta(
+            description="`full`: an acknowledged verdict survives a power cut; `normal`: it survives the death of "
+            "the process only, and commits cost less."
+        ),
+    ] = Synchronous.FULL
+    tier2_timeout_ms: Annotated[float, Meta(gt=0, description="Deadline of tier 2 for one request.")] = 1000.0
+    tier3_timeout_ms: Annotated[float, Meta(gt=0, description="Deadline of tier 3 for one request.")] = 10_000.0
+
+    @property
+    def cors(self) -> tuple[str, ...]:
+        """The allowed origins."""
+        return _listed(self.cors_origins)
+
+    @property
+    def excluded_rules(self) -> tuple[str, ...]:
+        """The ids, or prefixes with a trailing `*`, of rules that do not run here."""
+        return _listed(self.rules_exclude)
+
+    @property
+    def rules_path(self) -> Path | None:
+        """The operator's rule folder."""
+        return Path(self.rules_dir) if self.rules_dir else None
+
+    @property
+    def policies_path(self) -> Path | None:
+        """The operator's policy folder."""
+        return Path(self.policies_dir) if self.policies_dir else None
+
+
+def _listed(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def env_name(field: str) -> str:
+    """The environment variable of a setting."""
+    return field.upper() if field in UNPREFIXED else f"LLMOBS_{field.upper()}"
+
+
+def load_settings(environ: Mapping[str, str]) -> Settings:
+    """Read the settings; an unknown `LLMOBS_*` name or a bad value raises SettingsInvalid."""
+    hints = get_type_hints(Settings, include_extras=True)
+    names = {env_name(field): field for field in Settings.__struct_fields__}
+    for name in environ:
+        if name.startswith("LLMOBS_") and name not in names and not name.startswith(FOREIGN):
+            raise SettingsInvalid(f"{name} is no setting; docs/settings.md lists them")
+    values: dict[str, object] = {}
+    for name, field in names.items():
+        given = environ.get(name)
+        if given is None or given == "":
+            continue
+        if hints[field].__origin__ is bool:
+            given = given.lower()
+        if field in {"log_level", "log_format"}:
+            given = given.lower()
+        try:
+            values[field] = msgspec.convert(given, hints[field], strict=False)
+        except msgspec.ValidationError as error:
+            raise SettingsInvalid(f"{name}: {error}") from None
+    return Settings(**values)  # type: ignore[arg-type]  # each value was converted to its field's type
