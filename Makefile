@@ -50,7 +50,7 @@ lock: .venv/dev.stamp  ## resolve and pin dependencies again
 
 bench: .venv/dev.stamp  ## measure tier 1 and http, each beside its bare counterpart
 	$(BIN)/python bench/tier1.py
-	$(BIN)/python bench/http.py
+	$(BIN)/python bench/over_http.py
 
 eval: .venv/run.stamp  ## run the labelled data through the real pipeline
 	$(BIN)/llmobs eval $${LLMOBS_DATA:-../shared/data}/*/*.jsonl.gz

@@ -138,6 +138,15 @@ class RecordUnavailable(Problem):
     retry_after = 1
 
 
+class DatabaseUnavailable(Problem):
+    """The log cannot be read now. Try again."""
+
+    status = 503
+    slug = "database-unavailable"
+    title = "Database unavailable"
+    retry_after = 1
+
+
 class Overloaded(Problem):
     """More work is waiting than the service takes on. Try again."""
 

@@ -94,7 +94,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str, Meta(description="Folder of your own rule packs (`*.toml`), loaded beside the built-in ones.")
     ] = ""
     rules_exclude: Annotated[
-        str, Meta(description="Comma-separated rule ids that are not to run here; a trailing `*` matches the rest.")
+        str,
+        Meta(
+            description="Comma-separated rule ids that are not to run here; a trailing `*` matches the rest."
+        ),
     ] = ""
     policies_dir: Annotated[
         str, Meta(description="Folder of your own policies (`*.toml`); one with a built-in's id replaces it.")
@@ -113,7 +116,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float, Meta(ge=0, description="How often a row goes to `system_metrics`; 0: never.")
     ] = 60.0
     journal_linger_ms: Annotated[
-        float, Meta(ge=0, le=1000, description="How long a busy journal gathers verdicts before it writes them.")
+        float,
+        Meta(ge=0, le=1000, description="How long a busy journal gathers verdicts before it writes them."),
     ] = 2.0
     journal_max_pending: Annotated[
         int, Meta(ge=1, description="Verdicts that may wait for the database; past that requests get 503.")
@@ -136,7 +140,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = Synchronous.FULL
     tier2_timeout_ms: Annotated[float, Meta(gt=0, description="Deadline of tier 2 for one request.")] = 1000.0
-    tier3_timeout_ms: Annotated[float, Meta(gt=0, description="Deadline of tier 3 for one request.")] = 10_000.0
+    tier3_timeout_ms: Annotated[float, Meta(gt=0, description="Deadline of tier 3 for one request.")] = (
+        10_000.0
+    )
 
     @property
     def cors(self) -> tuple[str, ...]:

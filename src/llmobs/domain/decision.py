@@ -153,7 +153,9 @@ def _start(evidence: Evidence) -> int:
     return -1 if evidence.span is None else evidence.span.start
 
 
-def _explain(limits: ClassPolicy, action: Action, name: str, score: float, evidence: Sequence[Evidence]) -> str:
+def _explain(
+    limits: ClassPolicy, action: Action, name: str, score: float, evidence: Sequence[Evidence]
+) -> str:
     reasons = [e for e in evidence if e.failure_class == name and not e.trial]
     sentence = f"{name} at {score:.2f}: {action}."
     if reasons:

@@ -42,6 +42,8 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     silence: Mapping[str, float] = {}
     """Measured probability of a class when this detector says nothing of it. It informs
     `scores` and `confidence`; it never settles a class."""
+    sensitive: tuple[Span, ...] = ()
+    """Every secret and piece of personal data found, acting or not: masked before storage."""
     seen: float = 1.0
     """Share of the text looked at, 0 to 1."""
 

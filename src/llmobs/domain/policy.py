@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
+from itertools import pairwise
 
 import msgspec
 
@@ -46,7 +47,7 @@ class ClassPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 found.append(f"{name} = {value} lies outside 0 to 1")
             if name != "clear" and value == 0.0:
                 found.append(f"{name} = 0 would act on every text")
-        for (lower, a), (upper, b) in zip(given, given[1:], strict=False):
+        for (lower, a), (upper, b) in pairwise(given):
             if a > b:
                 found.append(f"{lower} = {a} lies above {upper} = {b}")
         if len(given) == 1:

@@ -32,6 +32,8 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
     text: str
     kind: Kind = Kind.RESPONSE
+    request_id: str = ""
+    """Decides by its hash which percentage roll-outs apply."""
     query: str | None = None
     """The question or instruction that the text answers."""
     documents: tuple[Document, ...] = ()
@@ -42,7 +44,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     """The subject area the answer must stay in, for example `medicine`."""
 
 
-def subject_from_context(text: str, kind: Kind, context: dict[str, Any]) -> Subject:
+def subject_from_context(text: str, kind: Kind, context: dict[str, Any], request_id: str = "") -> Subject:
     """Pick the understood keys out of free JSON `context`; others are left alone.
 
     A key of an unexpected type counts as absent: the context is the caller's own, so it is stored
@@ -65,6 +67,7 @@ def subject_from_context(text: str, kind: Kind, context: dict[str, Any]) -> Subj
     return Subject(
         text=text,
         kind=kind,
+        request_id=request_id,
         query=text_of("query"),
         documents=tuple(documents),
         reference=text_of("reference"),

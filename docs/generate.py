@@ -1,0 +1,80 @@
+"""Writes the tables of settings.md, metrics.md and errors.md from the code that they describe.
+
+python docs/generate.py           write them
+python docs/generate.py --check   exit 1 when one is out of date (tests do this)
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_type_hints
+
+from msgspec import Meta
+
+from llmobs.errors import Problem
+from llmobs.http.problems import TYPE_PREFIX
+from llmobs.settings import Settings, env_name
+from llmobs.telemetry.instruments import METRICS
+
+HERE = Path(__file__).parent
+START, END = "<!-- generated: start -->", "<!-- generated: end -->"
+
+
+def settings() -> Iterator[str]:
+    yield "| variable | default | meaning |"
+    yield "|---|---|---|"
+    hints = get_type_hints(Settings, include_extras=True)
+    for field in Settings.__struct_fields__:
+        default = getattr(Settings(), field)
+        shown = str(default).lower() if isinstance(default, bool) else str(default)
+        meaning = next(
+            m.description for m in hints[field].__metadata__ if isinstance(m, Meta) and m.description
+        )
+        yield f"| `{env_name(field)}` | {f'`{shown}`' if shown else '(empty)'} | {meaning} |"
+
+
+def metrics() -> Iterator[str]:
+    yield "| metric | type | labels | meaning |"
+    yield "|---|---|---|---|"
+    for metric in METRICS.values():
+        labels = ", ".join(f"`{name}`" for name in metric.attributes) or "none"
+        yield f"| `{metric.exported}` | {metric.kind} | {labels} | {metric.meaning} |"
+
+
+def problems(kind: type[Problem] = Problem) -> Iterator[type[Problem]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from problems(child)
+
+
+def errors() -> Iterator[str]:
+    yield "| status | type | title | when | retry |"
+    yield "|---|---|---|---|---|"
+    for problem in sorted(problems(), key=lambda p: (p.status, p.slug)):
+        when = (problem.__doc__ or "").strip().splitlines()[0]
+        retry = "" if problem.retry_after is None else f"after {problem.retry_after} s"
+        yield f"| {problem.status} | `{TYPE_PREFIX}{problem.slug}` | {problem.title} | {when} | {retry} |"
+
+
+PAGES = {"settings.md": settings, "metrics.md": metrics, "errors.md": errors}
+
+
+def rendered(page: str) -> str:
+    text = (HERE / page).read_text(encoding="utf-8")
+    before, _, rest = text.partition(START)
+    _, _, after = rest.partition(END)
+    return before + START + "\n" + "\n".join(PAGES[page]()) + "\n" + END + after
+
+
+def main() -> None:
+    stale = [page for page in PAGES if rendered(page) != (HERE / page).read_text(encoding="utf-8")]
+    if "--check" in sys.argv:
+        if stale:
+            sys.exit(f"out of date: {', '.join(stale)}; run: python docs/generate.py")
+        return
+    for page in stale:
+        (HERE / page).write_text(rendered(page), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""`python -m llmobs` is `llmobs`."""
+
+from llmobs.cli import main
+
+main()

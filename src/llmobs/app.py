@@ -1,0 +1,218 @@
+"""Wiring, and only here: settings in, application out."""
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import structlog
+from litestar import Litestar
+from litestar.config.cors import CORSConfig
+from litestar.datastructures import State
+
+from llmobs.book import Book
+from llmobs.detect.pipeline import Pipeline, Tier
+from llmobs.detect.tier1_patterns.book import RuleBook, rule_book
+from llmobs.detect.tier1_patterns.detector import FormattingDetector, GuardsDetector, RulesDetector
+from llmobs.domain.subject import Span
+from llmobs.domain.traffic import judge_traffic
+from llmobs.errors import StoreUnavailable
+from llmobs.http import detect, docs, health, logs
+from llmobs.http.edge import Edge
+from llmobs.http.problems import EXCEPTION_HANDLERS
+from llmobs.http.schemas import Check
+from llmobs.http.services import Services
+from llmobs.policies import policy_book
+from llmobs.screen import Screen
+from llmobs.settings import Settings, load_settings
+from llmobs.store.store import Store
+from llmobs.telemetry.instruments import Telemetry
+from llmobs.telemetry.logs import configure_logs
+
+log = structlog.get_logger("llmobs.app")
+
+
+def build_pipeline(
+    settings: Settings, rules: RuleBook, tiers: frozenset[int] = frozenset({1, 2, 3})
+) -> Pipeline:
+    """The tiers with the detectors that are installed. Adding a tier adds a folder and a line here."""
+    every = (
+        Tier(
+            number=1, name="rules", detectors=(RulesDetector(rules), GuardsDetector(), FormattingDetector())
+        ),
+        Tier(number=2, name="encoder", deadline_s=settings.tier2_timeout_ms / 1000),
+        Tier(number=3, name="judge", deadline_s=settings.tier3_timeout_ms / 1000),
+    )
+    return Pipeline([tier for tier in every if tier.number in tiers])
+
+
+class Background:
+    """What goes on beside requests: reloads, retention, snapshots. One task each, stopped together."""
+
+    def __init__(self, settings: Settings, store: Store, books: tuple[Book[Any], ...]) -> None:
+        self._settings = settings
+        self._store = store
+        self._books = books
+        self._wanted = asyncio.Event()
+
+    def reload_now(self) -> None:
+        """Read rules and policies again, changed or not."""
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        settings = self._settings
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._reloads())
+            if settings.retention_days:
+                group.create_task(_every(3600.0, self._sweep))
+            if settings.snapshot_seconds:
+                group.create_task(_every(settings.snapshot_seconds, self._snapshot))
+
+    async def _reloads(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.reload_seconds or None):
+                    await self._wanted.wait()
+            except TimeoutError:
+                pass
+            asked = self._wanted.is_set()
+            self._wanted.clear()
+            for book in self._books:
+                if asked or book.changed():
+                    await book.reload()
+
+    async def _sweep(self) -> None:
+        before = datetime.now(UTC) - timedelta(days=self._settings.retention_days)
+        deleted = await self._store.delete_before(before)
+        if deleted:
+            log.info("retention", deleted=deleted)
+
+    async def _snapshot(self) -> None:
+        counts = await self._store.counts()
+        traffic = judge_traffic(counts)
+        await self._store.snapshot(counts, is_healthy=traffic.is_healthy, message=traffic.message)
+
+
+async def _every(seconds: float, call: Callable[[], Awaitable[None]]) -> None:
+    """Call again and again; a database that is away for a while is told and waited out."""
+    while True:
+        try:
+            await call()
+        except StoreUnavailable as error:
+            log.warning("background work put off", work=call.__name__, reason=str(error))
+        await asyncio.sleep(seconds)
+
+
+def create_app(settings: Settings | None = None) -> Edge:
+    """The ASGI application. `llmobs serve` calls it in every worker."""
+    settings = settings or load_settings(os.environ)
+    configure_logs(settings.log_level, settings.log_format)
+    rules = rule_book(settings.rules_path, settings.excluded_rules)
+    policies = policy_book(
+        settings.policies_path, default=settings.default_policy, strict_mode=settings.strict_mode
+    )
+    books: tuple[Book[Any], ...] = (rules, policies)
+    telemetry = Telemetry()
+    store = Store(settings, telemetry)
+
+    def find_sensitive(text: str) -> Iterable[Span]:
+        return rules.current.sensitive(text)  # not bound once: a reload replaces the rules
+
+    screen = Screen(
+        pipeline=build_pipeline(settings, rules),
+        policies=policies,
+        journal=store,
+        observer=telemetry,
+        find_sensitive=find_sensitive,
+        default_policy=settings.default_policy,
+        store_text=settings.store_text,
+    )
+    telemetry.gauges["journal_pending"] = lambda: [((), store.pending)]
+    telemetry.gauges["spool_size"] = lambda: [((), store.spooled_bytes)]
+    telemetry.gauges["configuration_refused"] = lambda: [
+        ((book.name,), 1.0 if book.refused else 0.0) for book in books
+    ]
+
+    async def checks() -> tuple[Check, ...]:
+        return (
+            Check(name="rules", ok=True, detail=f"{len(rules.current.rules)} rules loaded"),
+            Check(name="policies", ok=True, detail=", ".join(sorted(policies.current))),
+            *await _store_checks(store),
+        )
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        background = Background(settings, store, books)
+        loop = asyncio.get_running_loop()
+        if threading.current_thread() is threading.main_thread():
+            loop.add_signal_handler(signal.SIGHUP, background.reload_now)
+        async with store:
+            task = loop.create_task(background.run())
+            task.add_done_callback(_tell)
+            try:
+                yield
+            finally:
+                task.cancel()
+                await asyncio.wait([task])
+        telemetry.close()
+
+    app = Litestar(
+        route_handlers=[
+            detect.detect,
+            detect.detect_batch,
+            logs.recent_logs,
+            logs.logs,
+            health.welcome,
+            health.health,
+            health.live,
+            health.ready,
+            health.stats,
+            health.metrics,
+            docs.openapi,
+            docs.docs,
+            docs.redoc,
+            docs.assets,
+        ],
+        exception_handlers=EXCEPTION_HANDLERS,
+        lifespan=[lifespan],
+        cors_config=CORSConfig(allow_origins=list(settings.cors)) if settings.cors else None,
+        openapi_config=None,
+        logging_config=None,
+        state=State(
+            {
+                "services": Services(
+                    settings=settings,
+                    screen=screen,
+                    logs=store,
+                    telemetry=telemetry,
+                    books=books,
+                    checks=checks,
+                )
+            }
+        ),
+    )
+    return Edge(cast(Any, app), telemetry)
+
+
+async def _store_checks(store: Store) -> tuple[Check, Check]:
+    try:
+        await store.ping()
+        at_head = await store.is_at_head()
+    except StoreUnavailable as error:
+        away = Check(name="database", ok=False, detail=str(error))
+        return away, Check(name="migrations", ok=False, detail="unknown: the database does not answer")
+    return (
+        Check(name="database", ok=True, detail="answers"),
+        Check(name="migrations", ok=at_head, detail="at head" if at_head else "behind; run: llmobs migrate"),
+    )
+
+
+def _tell(task: asyncio.Task[None]) -> None:
+    """A bug in the background must be seen, not wait for the shutdown."""
+    if not task.cancelled() and task.exception() is not None:
+        log.error("background work stopped", exc_info=task.exception())

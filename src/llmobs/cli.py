@@ -1,0 +1,381 @@
+"""The `llmobs` command."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from llmobs import __version__
+from llmobs.app import build_pipeline
+from llmobs.detect.pipeline import Pipeline
+from llmobs.detect.tier1_patterns.book import BUILTIN as BUILTIN_RULES
+from llmobs.detect.tier1_patterns.book import load_rules, rule_book
+from llmobs.detect.tier1_patterns.pack import Status, read_packs
+from llmobs.detect.tier1_patterns.proofs import broken_proofs
+from llmobs.domain.policy import Policy
+from llmobs.domain.record import coverage_entry, evidence_entry
+from llmobs.domain.risk import Action
+from llmobs.domain.subject import Kind
+from llmobs.domain.verdict import Verdict
+from llmobs.errors import ConfigurationError
+from llmobs.evaluation import FileFigures, Interval, Outcome, figures, outcomes, read_rows
+from llmobs.policies import load_policies
+from llmobs.screen import Inquiry, examine
+from llmobs.settings import Settings, load_settings
+
+ACTION_COLOURS = {Action.ALLOW: "green", Action.LOG: "cyan", Action.WARN: "yellow", Action.BLOCK: "red"}
+
+
+def main() -> None:
+    """Run the command; a configuration that cannot be used is told in one line."""
+    try:
+        cli()
+    except ConfigurationError as error:
+        click.echo(f"llmobs: {error}", err=True)
+        sys.exit(2)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="llmobs")
+def cli() -> None:
+    """Inspects what language models say, before people read it, and keeps the record."""
+
+
+@cli.command()
+@click.option("--migrate", is_flag=True, help="Bring the database to the newest schema first.")
+def serve(*, migrate: bool) -> None:
+    """Serve the HTTP API. Settings come from the environment; docs/settings.md lists them."""
+    from llmobs.serve import run  # noqa: PLC0415  # the server's imports cost the other commands half a second
+
+    run(_settings(), migrate=migrate)
+
+
+@cli.command()
+@click.option(
+    "--revision", default="head", show_default=True, help="Revision to go to; `base` is the empty schema."
+)
+@click.option("--down", is_flag=True, help="Go down to the revision instead of up.")
+def migrate(*, revision: str, down: bool) -> None:
+    """Bring the database of DATABASE_URL to a schema revision."""
+    from llmobs.store.migrate import current, downgrade, upgrade  # noqa: PLC0415  # as above
+
+    settings = _settings()
+    (downgrade if down else upgrade)(settings, revision)
+    click.echo(f"The database is at {current(settings) or 'the empty schema'}.")
+
+
+@cli.command()
+@click.argument("text")
+@click.option(
+    "--kind", type=click.Choice([k.value for k in Kind]), default=Kind.RESPONSE.value, show_default=True
+)
+@click.option("--query", help="The question that the text answers.")
+@click.option(
+    "--document", "documents", multiple=True, help="A reference passage; may be given several times."
+)
+@click.option("--policy", "policy_name", default=None, help="Id of the policy to decide by.")
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
+def detect(
+    *,
+    text: str,
+    kind: str,
+    query: str | None,
+    documents: tuple[str, ...],
+    policy_name: str | None,
+    as_json: bool,
+) -> None:
+    """Screen TEXT (`-` reads standard input) and print the verdict. Nothing is recorded.
+
+    Exit status: 0 allow or log, 1 warn, 3 block.
+    """
+    settings = _settings()
+    if text == "-":
+        text = sys.stdin.read()
+    if not text:
+        raise click.UsageError("The text is empty.")
+    pipeline, policy = _installed(settings, policy_name)
+    context: dict[str, Any] = {}
+    if query:
+        context["query"] = query
+    if documents:
+        context["documents"] = list(documents)
+    inquiry = Inquiry(text=text, kind=Kind(kind), context=context or None)
+    verdict = asyncio.run(examine(pipeline, policy, inquiry))
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(_verdict_json(verdict))).decode())
+    else:
+        _print_verdict(Console(), verdict, text)
+    sys.exit({Action.WARN: 1, Action.BLOCK: 3}.get(verdict.decision.action, 0))
+
+
+@cli.group()
+def rules() -> None:
+    """Rule packs."""
+
+
+@rules.command("check")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), required=False)
+def check_rules(*, folder: Path | None) -> None:
+    """Hold the built-in packs, and those in FOLDER, to their own examples."""
+    settings = _settings()
+    folders = [
+        BUILTIN_RULES,
+        *([folder] if folder else []),
+        *([settings.rules_path] if settings.rules_path else []),
+    ]
+    known = set().union(*(policy.classes for policy in load_policies(settings.policies_path).values()))
+    loaded = load_rules(None)
+    unmeasured = {r.rule.id for r in loaded.rules if r.score is None and r.rule.status is Status.STABLE}
+    table = Table("pack", "class", "rules", "trial", "broken", title="Rule packs")
+    broken: list[str] = []
+    for place in folders:
+        for pack in read_packs(place):
+            found = [f"{r.id}: {problem}" for r in pack.rule for problem in broken_proofs(pack, r)]
+            classes = {rule.failure_class or pack.pack.failure_class for rule in pack.rule}
+            found += [f"{pack.pack.id}: no policy knows the class {name}" for name in sorted(classes - known)]
+            trial = sum(
+                r.status is Status.TRIAL
+                or (r.score is None and (place != BUILTIN_RULES or r.id in unmeasured))
+                for r in pack.rule
+            )
+            table.add_row(
+                pack.pack.id, pack.pack.failure_class, str(len(pack.rule)), str(trial), str(len(found) or "")
+            )
+            broken += found
+    console = Console()
+    console.print(table)
+    for line in broken:
+        console.print(Text(line, style="red"))
+    if broken:
+        sys.exit(1)
+
+
+@cli.group()
+def policy() -> None:
+    """Policies."""
+
+
+@policy.command("check")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), required=False)
+def check_policy(*, folder: Path | None) -> None:
+    """Validate the built-in policies, and those in FOLDER, with their examples."""
+    settings = _settings()
+    found = load_policies(folder or settings.policies_path, strict_mode=settings.strict_mode)
+    for name, loaded in sorted(found.items()):
+        table = Table(
+            "class",
+            "severity",
+            "clear",
+            "log",
+            "warn",
+            "block",
+            "on failure",
+            title=f"{name} version {loaded.version}",
+        )
+        for class_name, limits in loaded.classes.items():
+            cells = [limits.clear, limits.log, limits.warn, limits.block]
+            table.add_row(
+                class_name,
+                limits.severity,
+                *("" if value is None else f"{value:g}" for value in cells),
+                limits.on_failure,
+            )
+        Console().print(table)
+
+
+@cli.command("eval")
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write one JSON line a row here."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.option("--tiers", default="1,2,3", show_default=True, help="Tiers that take part.")
+@click.option("--limit", type=click.IntRange(min=1), help="Rows a file at most.")
+@click.option("--policy", "policy_name", default=None, help="Id of the policy to decide by.")
+def evaluate(
+    *,
+    files: tuple[Path, ...],
+    out: Path | None,
+    as_json: bool,
+    tiers: str,
+    limit: int | None,
+    policy_name: str | None,
+) -> None:
+    """Run labelled rows through the real pipeline and print what it gets right, a line a file."""
+    wanted = frozenset(int(part) for part in tiers.split(",") if part.strip() in {"1", "2", "3"})
+    if not wanted or len(wanted) != len(tiers.split(",")):
+        raise click.UsageError("--tiers takes 1, 2 and 3, comma-separated.")
+    pipeline, chosen = _installed(_settings(), policy_name, wanted)
+    with ExitStack() as stack:
+        sink = None if out is None else stack.enter_context(out.open("wb"))
+        write = None if sink is None else sink.write
+        found = asyncio.run(_evaluate(files, pipeline, chosen, limit, write))
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
+    else:
+        _print_figures(found)
+
+
+async def _evaluate(
+    files: tuple[Path, ...],
+    pipeline: Pipeline,
+    chosen: Policy,
+    limit: int | None,
+    write: Callable[[bytes], int] | None,
+) -> list[FileFigures]:
+    console = Console(stderr=True)
+    found: list[FileFigures] = []
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("files"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[rows]:,} rows"),
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        bar = progress.add_task("evaluating", total=len(files), rows=0)
+        rows = 0
+        for path in files:
+            progress.update(bar, description=path.name[:40])
+            seen: list[Outcome] = []
+            try:
+                async for outcome in outcomes(pipeline, chosen, read_rows(path, limit)):
+                    seen.append(outcome)
+                    rows += 1
+                    if write is not None:
+                        write(msgspec.json.encode(outcome) + b"\n")
+                    if rows % 200 == 0:
+                        progress.update(bar, rows=rows)
+            except ValueError as error:
+                raise click.ClickException(str(error)) from None
+            found.append(figures(f"{path.parent.name}/{path.name}", seen))
+            progress.update(bar, advance=1, rows=rows)
+    return found
+
+
+def _print_figures(found: list[FileFigures]) -> None:
+    # A table that is piped into a file keeps its columns.
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("file", "rows", "pos", "flagged %", "blocked %", "recall % [95 %]", "FPR % [95 %]"):
+        table.add_column(name, justify="left" if name == "file" else "right", no_wrap=True)
+    for name in ("AUC", "AP", "R@1%", "t1/t2/t3 %", "p50 ms", "p95 ms"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for line in found:
+        table.add_row(
+            line.file.removesuffix(".jsonl.gz"),
+            str(line.rows),
+            str(line.positives),
+            _percent(line.flagged),
+            _percent(line.blocked),
+            _with_interval(line.recall),
+            _with_interval(line.fpr),
+            _number(line.auc),
+            _number(line.average_precision),
+            "" if line.recall_at_1pct_fpr is None else f"{100 * line.recall_at_1pct_fpr:.1f}",
+            "/".join(f"{100 * count / max(1, line.rows):.0f}" for count in line.tiers.values()),
+            f"{line.p50_ms:.2f}",
+            f"{line.p95_ms:.2f}",
+        )
+    console.print(table)
+    console.print(f"{sum(line.rows for line in found):,} rows in {len(found)} files")
+
+
+def _percent(interval: Interval | None) -> str:
+    return "" if interval is None else f"{100 * interval.share:.2f}"
+
+
+def _with_interval(interval: Interval | None) -> str:
+    if interval is None:
+        return ""
+    return f"{100 * interval.share:.1f} [{100 * interval.low:.1f}-{100 * interval.high:.1f}]"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _settings() -> Settings:
+    return load_settings(os.environ)
+
+
+def _installed(
+    settings: Settings, policy_name: str | None, tiers: frozenset[int] = frozenset({1, 2, 3})
+) -> tuple[Pipeline, Policy]:
+    """The pipeline as the service would run it, and a policy."""
+    policies = load_policies(settings.policies_path, strict_mode=settings.strict_mode)
+    name = policy_name or settings.default_policy
+    if name not in policies:
+        raise click.UsageError(f"No policy is called {name}; there are {', '.join(sorted(policies))}.")
+    rules_in_force = rule_book(settings.rules_path, settings.excluded_rules)
+    return build_pipeline(settings, rules_in_force, tiers), policies[name]
+
+
+def _verdict_json(verdict: Verdict) -> dict[str, Any]:
+    decision = verdict.decision
+    return {
+        "action": decision.action,
+        "blocked": decision.action is Action.BLOCK,
+        "tier_used": decision.tier_used,
+        "method": decision.method,
+        "failure_class": decision.failure_class,
+        "severity": decision.severity,
+        "confidence": round(decision.confidence, 4),
+        "processing_time_ms": round(verdict.processing_time_ms, 3),
+        "explanation": decision.explanation,
+        "scores": {name: round(score, 4) for name, score in decision.scores.items()},
+        "evidence": [evidence_entry(piece) for piece in decision.evidence],
+        "coverage": [coverage_entry(report) for report in verdict.coverage],
+        "degraded": decision.degraded,
+        "policy": {"id": verdict.policy_id, "version": verdict.policy_version},
+    }
+
+
+def _print_verdict(console: Console, verdict: Verdict, text: str) -> None:
+    decision = verdict.decision
+    colour = ACTION_COLOURS[decision.action]
+    what = "" if decision.failure_class is None else f"  {decision.failure_class} ({decision.severity})"
+    console.print(Text(f"{decision.action.upper()}{what}", style=f"bold {colour}"))
+    console.print(Text(decision.explanation))
+    if decision.evidence:
+        table = Table("class", "score", "where", "text", "why", box=None, pad_edge=False, header_style="bold")
+        for piece in decision.evidence:
+            where, shown = "", ""
+            if piece.span is not None:
+                where = f"{piece.span.start}-{piece.span.end}"
+                shown = text[piece.span.start : piece.span.end][:60]
+            trial = " (trial)" if piece.trial else ""
+            table.add_row(
+                piece.failure_class,
+                f"{piece.score:.2f}",
+                where,
+                Text(shown),
+                f"{piece.note}{trial}  {piece.source}",
+            )
+        console.print(table)
+    looked = Table("tier", "detector", "status", "ms", box=None, pad_edge=False, header_style="bold")
+    for entry in map(coverage_entry, verdict.coverage):
+        status = entry.status if entry.reason is None else f"{entry.status}: {entry.reason}"
+        looked.add_row(str(entry.tier), entry.detector, status, "" if entry.ms is None else f"{entry.ms:.3f}")
+    console.print(looked)
+    console.print(
+        Text(
+            f"confidence {decision.confidence:.2f}, {verdict.processing_time_ms:.2f} ms, "
+            f"policy {verdict.policy_id} version {verdict.policy_version}",
+            style="dim",
+        )
+    )

@@ -1,0 +1,1 @@
+"""Detectors, tier by tier, and the pipeline that asks them."""

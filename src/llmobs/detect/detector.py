@@ -1,0 +1,29 @@
+"""The seam of every tier: one method wide."""
+
+from typing import Protocol
+
+from llmobs.domain.detection import Findings
+from llmobs.domain.subject import Subject
+
+
+class Detector(Protocol):
+    """Looks for some classes in a subject. Gives probabilities with evidence, never actions.
+
+    A detector raises `DetectorFailed` for what it expects to go wrong; anything else is a bug and
+    surfaces.
+    """
+
+    @property
+    def name(self) -> str:
+        """Short and stable: shown in `coverage` and in metrics."""
+
+    @property
+    def hears(self) -> frozenset[str]:
+        """The classes that it looks for."""
+
+    async def detect(self, subject: Subject, asked: frozenset[str]) -> Findings:
+        """Look at the whole subject for the classes asked about; more may be reported."""
+
+
+class DetectorFailed(Exception):
+    """A detector could not look; the message says why and never quotes the subject."""

@@ -1,0 +1,37 @@
+"""The rules in force: built-in packs and the operator's folder."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from llmobs.book import Book
+from llmobs.detect.tier1_patterns.engine import RuleSet
+from llmobs.detect.tier1_patterns.pack import Pack, read_measured, read_packs, unique
+from llmobs.detect.tier1_patterns.proofs import broken_proofs
+from llmobs.errors import RulesInvalid
+
+BUILTIN = Path(str(files("llmobs") / "data" / "rules"))
+
+RuleBook = Book[RuleSet]
+
+
+def rule_book(folder: Path | None = None, excluded: Sequence[str] = ()) -> RuleBook:
+    """The rules, reloaded when the operator's folder changes."""
+    return Book("rules", folder, lambda _: load_rules(folder, excluded))
+
+
+def load_rules(folder: Path | None = None, excluded: Sequence[str] = ()) -> RuleSet:
+    """Built-in packs and, when given, the operator's, whose proofs are checked here as well.
+
+    RulesInvalid names file, rule and reason. The built-in packs' proofs are checked by our tests.
+    """
+    packs: tuple[Pack, ...] = read_packs(BUILTIN)
+    if folder is not None:
+        own = read_packs(folder)
+        for pack in own:
+            for rule in pack.rule:
+                for problem in broken_proofs(pack, rule):
+                    raise RulesInvalid(f"pack {pack.pack.id}: rule {rule.id}: {problem}")
+        packs += own
+    unique(packs)
+    return RuleSet(packs, read_measured(BUILTIN / "measured.toml"), excluded)

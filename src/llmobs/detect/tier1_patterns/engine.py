@@ -1,0 +1,254 @@
+"""The compiled rules: one set pass a view, spans only for the rules that hit."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+import re2
+
+from llmobs.detect.tier1_patterns.checks import Check, check_named
+from llmobs.detect.tier1_patterns.normalise import VIEWS, View, disguises
+from llmobs.detect.tier1_patterns.pack import Measured, Pack, Rule, Status, compile_pattern
+from llmobs.detect.tier1_patterns.shape import is_bare
+from llmobs.domain.detection import Evidence
+from llmobs.domain.risk import FailureClass
+from llmobs.domain.subject import Kind, Span, Subject
+
+MAX_SPANS = 16
+"""Spans told per rule and text; one is enough to act, the rest helps to redact."""
+MAX_CANDIDATES = 2000
+"""Raw matches of one rule that are put through its checks; bounds work on hostile texts."""
+SET_MEMORY = 48 << 20
+"""Upper bound, in bytes, for the automaton of one set; RE2 fills it as texts need."""
+
+_WORDS = re.compile(r"\S+")
+
+
+class Hit(msgspec.Struct, frozen=True, kw_only=True):
+    """A rule that holds for a text, with the spans in the text as received."""
+
+    rule: Rule
+    failure_class: str
+    score: float | None
+    spans: tuple[Span, ...]
+    """All of them, up to MAX_CANDIDATES, so that everything sensitive can be masked."""
+    view: str
+
+
+SENSITIVE = frozenset({FailureClass.SECRET_LEAK, FailureClass.PII_LEAK})
+"""Classes whose spans are masked before storage."""
+
+
+class CompiledRule:
+    """A rule with its patterns and checks made ready."""
+
+    __slots__ = (
+        "_checks",
+        "_group",
+        "_pattern",
+        "_require",
+        "_unless",
+        "_unless_text",
+        "failure_class",
+        "kinds",
+        "rule",
+        "score",
+        "views",
+    )
+
+    def __init__(self, pack: Pack, rule: Rule, score: float | None) -> None:
+        self.rule = rule
+        self.failure_class = rule.failure_class or pack.pack.failure_class
+        self.views = rule.views or pack.pack.views
+        self.kinds = frozenset(rule.kinds or pack.pack.kinds)
+        self.score = score
+        self._pattern = compile_pattern(rule.pattern)
+        groups = self._pattern.groupindex
+        self._group: int = groups.get("value", groups.get(b"value", 0))
+        self._checks: tuple[Check, ...] = tuple(check_named(name) for name in rule.check)
+        self._require = _any_of(rule.require)
+        self._unless = _any_of(rule.unless)
+        self._unless_text = _any_of(rule.unless_text)
+
+    def hit(self, view: View) -> Hit | None:
+        """The rule's hit in a view in which its pattern is known to occur, if its conditions hold."""
+        rule = self.rule
+        most = max(MAX_SPANS, rule.min_count)
+        if rule.min_per_100_words or self.failure_class in SENSITIVE:
+            most = MAX_CANDIDATES
+        spans: list[tuple[int, int]] = []
+        for start, end, value_start, value_end in self._candidates(view):
+            if self._holds(view, start, end, value_start, value_end):
+                spans.append((value_start, value_end))
+                if len(spans) >= most:
+                    break
+        if len(spans) < rule.min_count:
+            return None
+        if rule.min_per_100_words:
+            words = max(1, sum(1 for _ in _WORDS.finditer(view.text)))
+            if len(spans) * 100 < rule.min_per_100_words * words:
+                return None
+        if self._unless_text is not None and view.mentions(self._unless_text):
+            return None
+        return Hit(
+            rule=rule,
+            failure_class=self.failure_class,
+            score=self.score,
+            spans=tuple(view.span(start, end) for start, end in spans),
+            view=view.name,
+        )
+
+    def _candidates(self, view: View) -> Iterator[tuple[int, int, int, int]]:
+        """Whole match and value, as code point offsets in the view."""
+        encoded = view.encoded
+        plain = view.text.isascii()
+        at_byte = at_char = 0
+        for count, match in enumerate(self._pattern.finditer(encoded)):
+            if count >= MAX_CANDIDATES:
+                return
+            start, end = match.span(0)
+            value_start, value_end = match.span(self._group)
+            if value_start < 0:
+                value_start, value_end = start, end
+            if plain:
+                yield start, end, value_start, value_end
+                continue
+            at_char += len(encoded[at_byte:start].decode())
+            at_byte = start
+            yield (
+                at_char,
+                at_char + len(encoded[start:end].decode()),
+                at_char + len(encoded[start:value_start].decode()),
+                at_char + len(encoded[start:value_end].decode()),
+            )
+
+    def _holds(self, view: View, start: int, end: int, value_start: int, value_end: int) -> bool:
+        text = view.text
+        if self._checks:
+            value = text[value_start:value_end]
+            if not all(check(value) for check in self._checks):
+                return False
+        if self._require is not None or self._unless is not None:
+            window = self.rule.window
+            around = text[max(0, start - window) : end + window].encode()
+            if self._require is not None and not self._require.search(around):
+                return False
+            if self._unless is not None and self._unless.search(around):
+                return False
+        return not self.rule.bare or is_bare(text, start, end)
+
+
+class RuleSet:
+    """All rules that may speak, compiled. Immutable: a reload makes a new one."""
+
+    def __init__(self, packs: Sequence[Pack], measured: Measured, excluded: Iterable[str] = ()) -> None:
+        self.packs = tuple(packs)
+        excluded = tuple(excluded)
+        self.rules = tuple(
+            CompiledRule(pack, rule, rule.score if rule.score is not None else measured.rules.get(rule.id))
+            for pack in packs
+            for rule in pack.rule
+            if rule.status is not Status.RETIRED and not _excluded(rule.id, excluded)
+        )
+        self.silence = dict(measured.silence)
+        self.classes = frozenset(rule.failure_class for rule in self.rules)
+        self._groups = _grouped(self.rules)
+        self._masking = _grouped([rule for rule in self.rules if rule.failure_class in SENSITIVE])
+
+    def hits(self, subject: Subject) -> list[Hit]:
+        """Every rule that holds, once each, the raw view first. Linear in the length of the text."""
+        return _hits(self._groups, subject.text, subject.kind)
+
+    def sensitive(self, text: str) -> list[Span]:
+        """Where secrets and personal data stand in any text, for masking."""
+        return [span for hit in _hits(self._masking, text, None) for span in hit.spans]
+
+
+def _hits(groups: Mapping[str, "_RuleGroup"], text: str, kind: Kind | None) -> list[Hit]:
+    """Rules that hold, with a kind of text or with any."""
+    raw = View("raw", text)
+    found: dict[str, Hit] = {}
+    for view in (raw, *disguises(raw)):
+        for rule in groups[view.name].candidates(view.encoded):
+            if kind is not None and kind not in rule.kinds:
+                continue
+            known = found.get(rule.rule.id)
+            if known is None:
+                hit = rule.hit(view)
+                if hit is not None:
+                    found[rule.rule.id] = hit
+            elif rule.failure_class in SENSITIVE:
+                # One e-mail in plain sight must not keep an encoded one from being masked.
+                hit = rule.hit(view)
+                if hit is not None and not set(hit.spans) <= set(known.spans):
+                    merged = tuple(dict.fromkeys((*known.spans, *hit.spans)))
+                    found[rule.rule.id] = msgspec.structs.replace(known, spans=merged)
+    return list(found.values())
+
+
+class _RuleGroup:
+    """Rules that read one view, in one RE2 set."""
+
+    def __init__(self, rules: Sequence[CompiledRule]) -> None:
+        self._rules = tuple(rules)
+        self._set: Any = None
+        if self._rules:
+            options = re2.Options()
+            options.max_mem = SET_MEMORY
+            options.log_errors = False
+            self._set = re2.Set.SearchSet(options)
+            for rule in self._rules:
+                self._set.Add(rule.rule.pattern.encode())
+            self._set.Compile()
+
+    def candidates(self, encoded: bytes) -> list[CompiledRule]:
+        """The rules whose pattern occurs."""
+        if self._set is None:
+            return []
+        return [self._rules[index] for index in self._set.Match(encoded) or ()]
+
+
+def _grouped(rules: Sequence[CompiledRule]) -> dict[str, _RuleGroup]:
+    return {name: _RuleGroup([rule for rule in rules if name in rule.views]) for name in VIEWS}
+
+
+@lru_cache(maxsize=4096)
+def _any_of(patterns: tuple[str, ...]) -> Any:
+    """One pattern for several; the same object for the same ones, so that a view asks it once."""
+    return compile_pattern("|".join(f"(?:{pattern})" for pattern in patterns)) if patterns else None
+
+
+def _excluded(rule_id: str, excluded: Sequence[str]) -> bool:
+    return any(
+        rule_id == entry or (entry.endswith("*") and rule_id.startswith(entry[:-1])) for entry in excluded
+    )
+
+
+def acts(hit: Hit, request_id: str) -> bool:
+    """Whether the hit counts: stable, measured, and inside its percentage roll-out."""
+    rule = hit.rule
+    if rule.status is not Status.STABLE or hit.score is None:
+        return False
+    if rule.rollout >= 100:
+        return True
+    digest = hashlib.blake2b(f"{rule.id}\0{request_id}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest) % 100 < rule.rollout
+
+
+def evidence_of(hit: Hit, *, trial: bool) -> list[Evidence]:
+    """The hit as evidence, one piece a span."""
+    shown = hit.rule.note if hit.view == "raw" else f"{hit.rule.note} ({hit.view})"
+    return [
+        Evidence(
+            failure_class=hit.failure_class,
+            source=f"rule:{hit.rule.id}",
+            score=hit.score or 0.0,
+            note=shown,
+            span=span,
+            trial=trial,
+        )
+        for span in hit.spans[:MAX_SPANS]
+    ]

@@ -1,0 +1,1 @@
+"""The HTTP contract: schemas, problems, one module a resource."""

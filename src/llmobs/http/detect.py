@@ -1,0 +1,143 @@
+"""POST /v1/detect and /v1/detect/batch."""
+
+import asyncio
+import hashlib
+import re
+from typing import Any
+
+import msgspec
+from litestar import Request, Response, post
+
+from llmobs.errors import (
+    BatchTooLarge,
+    BodyInvalid,
+    MediaTypeUnsupported,
+    ParameterInvalid,
+    Problem,
+    TextTooLong,
+)
+from llmobs.http.problems import details
+from llmobs.http.schemas import (
+    MAX_BATCH,
+    BatchAnswer,
+    DetectAnswer,
+    ProblemDetails,
+    detect_answer,
+    read_batch,
+    read_context,
+    read_detect,
+)
+from llmobs.http.services import Services, services
+from llmobs.screen import Inquiry, Screened
+
+JSON = "application/json"
+MAX_BATCH_BYTES = 32 * 1024 * 1024
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_encode = msgspec.json.Encoder().encode
+
+AnyRequest = Request[Any, Any, Any]
+
+
+@post(["/v1/detect", "/detect"], status_code=200, request_max_body_size=None)
+async def detect(request: AnyRequest) -> Response[bytes]:
+    """Screen one text."""
+    parts = services(request)
+    body = await _json_body(request, _largest_item(parts))
+    screened = await _screen(parts, body, _idempotency_key(request))
+    record = screened.record
+    request.scope["state"]["line"] = {
+        "verdict_id": record.request_id,
+        "action": record.action,
+        "failure_class": record.failure_class,
+        "tier_used": record.tier_used,
+        "chars": len(record.llm_response),
+    }
+    return Response(
+        _encode(detect_answer(record, recorded=screened.recorded)),
+        media_type=JSON,
+        headers={"idempotent-replayed": "true"} if screened.replayed else None,
+    )
+
+
+@post(["/v1/detect/batch", "/detect/batch"], status_code=200, request_max_body_size=None)
+async def detect_batch(request: AnyRequest) -> Response[bytes]:
+    """Screen up to 100 texts; a bad item answers its problem in place."""
+    parts = services(request)
+    body = await _json_body(request, min(MAX_BATCH_BYTES, MAX_BATCH * _largest_item(parts)))
+    items = read_batch(body)
+    if len(items) > MAX_BATCH:
+        raise BatchTooLarge(f"Batch of {len(items)} exceeds maximum of {MAX_BATCH}.")
+    key = _idempotency_key(request)
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(_item(parts, bytes(item), None if key is None else f"{key}#{index}"))
+            for index, item in enumerate(items)
+        ]
+    results = tuple(task.result() for task in tasks)
+    failed = sum(isinstance(result, ProblemDetails) for result in results)
+    request.scope["state"]["line"] = {"items": len(results), "failed_items": failed}
+    return Response(_encode(BatchAnswer(total=len(results), results=results)), media_type=JSON)
+
+
+async def _item(parts: Services, item: bytes, key: str | None) -> DetectAnswer | ProblemDetails:
+    """One item's answer; its problem is a value, so that it spares its siblings."""
+    try:
+        if len(item) > _largest_item(parts):
+            raise TextTooLong(f"The item has {len(item)} bytes; at most {_largest_item(parts)} are taken.")
+        screened = await _screen(parts, item, key)
+    except Problem as problem:
+        return details(problem)
+    return detect_answer(screened.record, recorded=screened.recorded)
+
+
+async def _screen(parts: Services, body: bytes, key: str | None) -> Screened:
+    asked = read_detect(body)
+    longest = parts.settings.max_text_chars
+    if len(asked.llm_response) > longest:
+        raise TextTooLong(
+            f"llm_response has {len(asked.llm_response)} characters; at most {longest} are taken."
+        )
+    context, context_bytes = read_context(asked.context, parts.settings.max_context_bytes)
+    return await parts.screen.screen(
+        Inquiry(
+            text=asked.llm_response,
+            kind=asked.kind,
+            context=context,
+            context_bytes=context_bytes,
+            policy=asked.policy,
+            idempotency_key=key,
+            body_sha256=None if key is None else hashlib.sha256(body).digest(),
+        )
+    )
+
+
+def _largest_item(parts: Services) -> int:
+    """Bytes that a body within all limits can take: every code point escaped as a surrogate pair."""
+    return parts.settings.max_text_chars * 12 + parts.settings.max_context_bytes + 4096
+
+
+async def _json_body(request: AnyRequest, most: int) -> bytes:
+    media_type = request.headers.get("content-type", "")
+    if media_type.partition(";")[0].strip().lower() != JSON:
+        raise MediaTypeUnsupported(f"Send the body as {JSON}, not as {media_type[:80] or 'nothing stated'}.")
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > most:
+        raise TextTooLong(f"The body has {announced} bytes; at most {most} are taken.")
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > most:
+            raise TextTooLong(f"The body has more than {most} bytes.")
+        chunks.append(chunk)
+    body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    if not body:
+        raise BodyInvalid("The body is empty; send JSON.")
+    return body
+
+
+def _idempotency_key(request: AnyRequest) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not _KEY.fullmatch(key):
+        raise ParameterInvalid("Idempotency-Key must be 1 to 255 visible ASCII characters.")
+    return key

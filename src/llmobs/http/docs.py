@@ -1,0 +1,56 @@
+"""/openapi.json, and /docs with every asset served from here: it works with no internet."""
+
+from pathlib import Path
+from typing import Any
+
+import litestar_offline_docs
+import msgspec
+from litestar import Request, Response, get
+from litestar.response import Redirect
+from litestar.static_files import create_static_files_router
+
+from llmobs.http.openapi import openapi_document
+from llmobs.http.services import services
+
+ASSETS = "/static/docs"
+
+PAGE = f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>llmobs API</title>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="{ASSETS}/swagger-ui.css">
+</head>
+<body>
+<div id="docs"></div>
+<script src="{ASSETS}/swagger-ui-bundle.js"></script>
+<script>SwaggerUIBundle({{url: "/openapi.json", dom_id: "#docs", deepLinking: true, validatorUrl: null}});</script>
+</body>
+</html>
+"""
+
+
+@get("/openapi.json")
+async def openapi(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """The OpenAPI document."""
+    document = openapi_document(services(request).settings.max_text_chars)
+    return Response(msgspec.json.encode(document), media_type="application/json")
+
+
+@get("/docs")
+async def docs() -> Response[str]:
+    """Swagger UI over /openapi.json."""
+    return Response(PAGE, media_type="text/html")
+
+
+@get("/redoc")
+async def redoc() -> Redirect:
+    """An old address of the documentation."""
+    return Redirect("/docs")
+
+
+assets = create_static_files_router(
+    ASSETS, directories=[Path(litestar_offline_docs.__file__).parent / "static"], include_in_schema=False
+)

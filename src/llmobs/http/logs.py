@@ -1,0 +1,116 @@
+"""GET /logs/recent and /v1/logs: recorded verdicts, newest first."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import msgspec
+from litestar import Request, Response, get
+from litestar.response import Stream
+
+from llmobs.domain.risk import Action
+from llmobs.domain.subject import Kind
+from llmobs.errors import ParameterInvalid
+from llmobs.http.schemas import LogEntry, LogPage, RecentLogs
+from llmobs.http.services import services
+from llmobs.store.records import LogFilter, LoggedRecord
+
+MAX_LIMIT = 500
+JSON_LINES = "application/x-ndjson"
+
+AnyRequest = Request[Any, Any, Any]
+Q = TypeVar("Q")
+
+_encode = msgspec.json.Encoder().encode
+
+
+class RecentQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Query of /logs/recent."""
+
+    limit: int = 50
+
+
+class LogQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Query of /v1/logs. Times are ISO 8601; one without an offset is UTC."""
+
+    action: Action | None = None
+    failure_class: str | None = None
+    tier: int | None = None
+    blocked: bool | None = None
+    kind: Kind | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    request_id: str | None = None
+    cursor: str | None = None
+    limit: int = 50
+    format: str = "json"
+
+
+@get("/logs/recent")
+async def recent_logs(request: AnyRequest) -> Response[bytes]:
+    """The newest verdicts."""
+    query = _query(request, RecentQuery)
+    rows = await services(request).logs.recent(_limit(query.limit))
+    found = tuple(_entry(row) for row in rows)
+    return Response(_encode(RecentLogs(total=len(found), logs=found)), media_type="application/json")
+
+
+@get("/v1/logs")
+async def logs(request: AnyRequest) -> Response[bytes] | Stream:
+    """Verdicts that match, a page at a time, or all of them as JSON lines."""
+    query = _query(request, LogQuery)
+    filters = LogFilter(
+        action=query.action,
+        failure_class=query.failure_class,
+        tier_used=query.tier,
+        blocked=query.blocked,
+        kind=query.kind,
+        since=_utc(query.since),
+        until=_utc(query.until),
+        request_id=query.request_id,
+    )
+    source = services(request).logs
+    if query.format == "jsonl":
+        return Stream(_lines(source.export(filters)), media_type=JSON_LINES)
+    if query.format != "json":
+        raise ParameterInvalid("format is json or jsonl.")
+    try:
+        rows, cursor = await source.page(filters, query.cursor, _limit(query.limit))
+    except ValueError:
+        raise ParameterInvalid("cursor is none that this service gave.") from None
+    page = LogPage(logs=tuple(_entry(row) for row in rows), next_cursor=cursor)
+    return Response(_encode(page), media_type="application/json")
+
+
+async def _lines(chunks: AsyncIterator[list[LoggedRecord]]) -> AsyncIterator[bytes]:
+    async for rows in chunks:
+        yield b"".join(_encode(_entry(row)) + b"\n" for row in rows)
+
+
+def _entry(row: LoggedRecord) -> LogEntry:
+    return LogEntry(**{name: getattr(row, name) for name in LogEntry.__struct_fields__})
+
+
+def _limit(limit: int) -> int:
+    if limit > MAX_LIMIT:
+        raise ParameterInvalid(f"limit of {limit} exceeds maximum of {MAX_LIMIT}.")
+    if limit < 1:
+        raise ParameterInvalid("limit must be at least 1.")
+    return limit
+
+
+def _utc(when: datetime | None) -> datetime | None:
+    return when.replace(tzinfo=UTC) if when is not None and when.tzinfo is None else when
+
+
+def _query(request: AnyRequest, form: type[Q]) -> Q:
+    """The query string as `form`; ParameterInvalid for unknown, repeated or malformed parameters."""
+    given: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name in given:
+            raise ParameterInvalid(f"{name[:40]} is given twice.")
+        given[name] = value
+    try:
+        return msgspec.convert(given, form, strict=False)
+    except msgspec.ValidationError as error:
+        raise ParameterInvalid(f"{error}.") from None

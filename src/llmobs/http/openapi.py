@@ -1,0 +1,217 @@
+"""The OpenAPI 3.1 document, made from the very types that read and write the bodies."""
+
+from typing import Any
+
+import msgspec
+
+from llmobs import __version__, errors
+from llmobs.domain.risk import Action
+from llmobs.domain.subject import Kind
+from llmobs.errors import Problem
+from llmobs.http import schemas
+from llmobs.http.logs import JSON_LINES, MAX_LIMIT
+from llmobs.http.problems import MEDIA_TYPE
+
+REF = "#/components/schemas/{name}"
+
+_TYPES = (
+    schemas.DetectRequest,
+    schemas.DetectAnswer,
+    schemas.BatchAnswer,
+    schemas.ProblemDetails,
+    schemas.RecentLogs,
+    schemas.LogPage,
+    schemas.LogEntry,
+    schemas.Health,
+    schemas.Stats,
+    schemas.Readiness,
+    schemas.Liveness,
+    schemas.Welcome,
+)
+
+_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "The same key and body answer the first verdict again; another body is 409.",
+    "schema": {"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"},
+}
+_BODY_PROBLEMS: tuple[type[Problem], ...] = (
+    errors.RequestInvalid,
+    errors.IdempotencyConflict,
+    errors.TextTooLong,
+    errors.MediaTypeUnsupported,
+    errors.BodyInvalid,
+    errors.RecordUnavailable,
+)
+
+
+def _query(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "description": description, "schema": schema}
+
+
+_LIMIT = _query("limit", "How many at most.", type="integer", minimum=1, maximum=MAX_LIMIT, default=50)
+_LOG_QUERY = [
+    _query("action", "Only this action.", enum=[a.value for a in Action]),
+    _query("failure_class", "Only verdicts that this class decided.", type="string"),
+    _query("tier", "Only verdicts for which this was the highest tier.", type="integer"),
+    _query("blocked", "Only blocked ones, or only others.", type="boolean"),
+    _query("kind", "Only this kind of text.", enum=[k.value for k in Kind]),
+    _query("since", "From this time on (inclusive).", type="string", format="date-time"),
+    _query("until", "Before this time.", type="string", format="date-time"),
+    _query("request_id", "Only this verdict.", type="string"),
+    _query("cursor", "`next_cursor` of the page before.", type="string"),
+    _LIMIT,
+    _query("format", "`jsonl` answers every match as JSON lines.", enum=["json", "jsonl"], default="json"),
+]
+
+
+def _answer(name: str, description: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "content": {"application/json": {"schema": {"$ref": REF.format(name=name)}}},
+    }
+
+
+def _operation(
+    operation_id: str,
+    summary: str,
+    answers: dict[int, dict[str, Any]],
+    problems: tuple[type[Problem], ...] = (),
+    **more: Any,
+) -> dict[str, Any]:
+    responses: dict[str, Any] = {str(status): answer for status, answer in answers.items()}
+    for problem in problems:
+        known = responses.setdefault(
+            str(problem.status),
+            {
+                "description": problem.title,
+                "content": {MEDIA_TYPE: {"schema": {"$ref": REF.format(name="ProblemDetails")}}},
+            },
+        )
+        if known["description"] != problem.title and MEDIA_TYPE in known["content"]:
+            known["description"] += f"; {problem.title}"
+    return {"operationId": operation_id, "summary": summary, "responses": responses, **more}
+
+
+def _json_body(schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return {"required": True, "description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _paths() -> dict[str, Any]:
+    text = {"description": "Text", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    page = {"description": "A page", "content": {"text/html": {"schema": {"type": "string"}}}}
+    log_page = _answer("LogPage", "A page of verdicts")
+    log_page["content"][JSON_LINES] = {"schema": {"type": "string"}}
+
+    def detect(suffix: str) -> dict[str, Any]:
+        return {
+            "post": _operation(
+                "detect" + suffix,
+                "Screen one text",
+                {200: _answer("DetectAnswer", "The verdict")},
+                (*_BODY_PROBLEMS, errors.PolicyUnknown, errors.Overloaded),
+                parameters=[_KEY],
+                requestBody=_json_body(
+                    {"$ref": REF.format(name="DetectRequest")}, "The text and its context."
+                ),
+            )
+        }
+
+    def batch(suffix: str) -> dict[str, Any]:
+        return {
+            "post": _operation(
+                "detectBatch" + suffix,
+                "Screen up to 100 texts",
+                {200: _answer("BatchAnswer", "The verdicts, in order; a bad item holds its problem")},
+                (*_BODY_PROBLEMS, errors.BatchTooLarge),
+                parameters=[_KEY],
+                requestBody=_json_body(
+                    {"type": "array", "maxItems": schemas.MAX_BATCH, "items": {}},
+                    "An array of bodies as /v1/detect takes. An item that does not validate answers its problem "
+                    "in place.",
+                ),
+            )
+        }
+
+    return {
+        "/": {"get": _operation("welcome", "What answers here", {200: _answer("Welcome", "The service")})},
+        "/v1/detect": detect(""),
+        "/detect": detect("Alias"),
+        "/v1/detect/batch": batch(""),
+        "/detect/batch": batch("Alias"),
+        "/logs/recent": {
+            "get": _operation(
+                "recentLogs",
+                "The newest verdicts",
+                {200: _answer("RecentLogs", "Newest first")},
+                (errors.ParameterInvalid, errors.DatabaseUnavailable),
+                parameters=[_LIMIT],
+            )
+        },
+        "/v1/logs": {
+            "get": _operation(
+                "logs",
+                "Verdicts that match, by page or as JSON lines",
+                {200: log_page},
+                (errors.ParameterInvalid, errors.DatabaseUnavailable),
+                parameters=_LOG_QUERY,
+            )
+        },
+        "/health": {
+            "get": _operation(
+                "health",
+                "How the service is",
+                {200: _answer("Health", "Well"), 503: _answer("Health", "Unwell")},
+            )
+        },
+        "/health/live": {
+            "get": _operation("live", "The process answers", {200: _answer("Liveness", "Alive")})
+        },
+        "/health/ready": {
+            "get": _operation(
+                "ready",
+                "Whether requests may be sent here",
+                {200: _answer("Readiness", "Ready"), 503: _answer("Readiness", "Not ready")},
+            )
+        },
+        "/metrics": {"get": _operation("metrics", "Prometheus metrics", {200: text})},
+        "/metrics/stats": {
+            "get": _operation(
+                "stats",
+                "Counts from the database",
+                {200: _answer("Stats", "Counts")},
+                (errors.DatabaseUnavailable,),
+            )
+        },
+        "/openapi.json": {
+            "get": _operation(
+                "openapi",
+                "This document",
+                {
+                    200: {
+                        "description": "OpenAPI",
+                        "content": {"application/json": {"schema": {"type": "object"}}},
+                    }
+                },
+            )
+        },
+        "/docs": {"get": _operation("docs", "This document to click through, offline", {200: page})},
+    }
+
+
+def openapi_document(max_text_chars: int) -> dict[str, Any]:
+    """The document for a service with these limits."""
+    _, components = msgspec.json.schema_components(_TYPES, ref_template=REF)
+    components["DetectRequest"]["properties"]["llm_response"]["maxLength"] = max_text_chars
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "llmobs",
+            "version": __version__,
+            "description": "Inspects what language models say, before people read it, and keeps the record.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "paths": _paths(),
+        "components": {"schemas": components},
+    }

@@ -1,0 +1,141 @@
+"""Policies as data: TOML files with thresholds per class and examples that prove them."""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from llmobs.book import Book
+from llmobs.domain.decision import decide
+from llmobs.domain.detection import Detection, Failed, Findings, Ran, Report
+from llmobs.domain.policy import ClassPolicy, Policy
+from llmobs.domain.risk import Action
+from llmobs.errors import PolicyInvalid
+
+BUILTIN = Path(str(files("llmobs") / "data" / "policies"))
+
+Policies = Mapping[str, Policy]
+PolicyBook = Book[Policies]
+
+
+class Example(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """These scores and failures, that action."""
+
+    action: Action
+    scores: dict[str, float] = {}
+    failed: tuple[str, ...] = ()
+    """Classes whose detector failed."""
+    strict_mode: bool | None = None
+
+
+class PolicyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A policy as written."""
+
+    id: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")]
+    version: Annotated[int, Meta(ge=1)]
+    classes: dict[Annotated[str, Meta(pattern="^[a-z][a-z0-9_]{1,40}$")], ClassPolicy]
+    description: str = ""
+    strict_mode: bool = False
+    example: tuple[Example, ...] = ()
+
+
+def policy_book(
+    folder: Path | None = None, *, default: str = "default", strict_mode: bool = False
+) -> PolicyBook:
+    """The policies by id, reloaded when the operator's folder changes."""
+
+    def load(current: Policies | None) -> Policies:
+        found = load_policies(folder, strict_mode=strict_mode)
+        if default not in found:
+            raise PolicyInvalid(f"the default policy {default!r} is not among {', '.join(sorted(found))}")
+        for name, policy in found.items():
+            known = None if current is None else current.get(name)
+            if known is not None and known.version == policy.version and known != policy:
+                raise PolicyInvalid(
+                    f"policy {name} changed but is still version {policy.version}: "
+                    "verdicts name the version, so raise it"
+                )
+        return found
+
+    return Book("policies", folder, load)
+
+
+def load_policies(folder: Path | None = None, *, strict_mode: bool = False) -> Policies:
+    """Built-in policies and, when given, the operator's, which replace built-ins of the same id."""
+    found = _read_folder(BUILTIN)
+    if folder is not None:
+        if not folder.is_dir():
+            raise PolicyInvalid(f"{folder}: no such folder")
+        found |= _read_folder(folder)
+    if strict_mode:
+        found = {name: msgspec.structs.replace(policy, strict_mode=True) for name, policy in found.items()}
+    return found
+
+
+def _read_folder(folder: Path) -> dict[str, Policy]:
+    found: dict[str, Policy] = {}
+    for path in sorted(folder.glob("*.toml")):
+        policy = read_policy(path)
+        if policy.id in found:
+            raise PolicyInvalid(f"{path.name}: policy {policy.id} stands in another file as well")
+        found[policy.id] = policy
+    return found
+
+
+def read_policy(path: Path) -> Policy:
+    """Parse and validate one file, its examples included. PolicyInvalid names file, class and reason."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        written = msgspec.convert(raw, PolicyFile)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise PolicyInvalid(f"{path.name}: {error}") from None
+    for name, limits in written.classes.items():
+        for problem in limits.problems():
+            raise PolicyInvalid(f"{path.name}: class {name}: {problem}")
+    policy = Policy(
+        id=written.id,
+        version=written.version,
+        classes=written.classes,
+        strict_mode=written.strict_mode,
+        description=written.description,
+    )
+    for problem in broken_examples(policy, written.example):
+        raise PolicyInvalid(f"{path.name}: {problem}")
+    return policy
+
+
+def broken_examples(policy: Policy, examples: tuple[Example, ...]) -> Iterator[str]:
+    """The examples that the policy does not keep, in words."""
+    for number, example in enumerate(examples, 1):
+        tried = policy
+        if example.strict_mode is not None:
+            tried = msgspec.structs.replace(policy, strict_mode=example.strict_mode)
+        unknown = (set(example.scores) | set(example.failed)) - set(policy.classes)
+        if unknown:
+            yield f"example {number} names {', '.join(sorted(unknown))}, which the policy has not"
+        action = decide(tried, _reports(example)).action
+        if action is not example.action:
+            yield f"example {number} ends in {action}, not {example.action}"
+
+
+def _reports(example: Example) -> list[Report]:
+    reports: list[Report] = [
+        Ran(
+            tier=1,
+            detector="example",
+            ms=0.0,
+            hears=frozenset(example.scores),
+            findings=Findings(
+                detections=tuple(Detection(failure_class=n, score=s) for n, s in example.scores.items())
+            ),
+        )
+    ]
+    if example.failed:
+        reports.append(
+            Failed(tier=2, detector="example", ms=0.0, hears=frozenset(example.failed), reason="example")
+        )
+    return reports

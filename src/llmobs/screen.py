@@ -1,0 +1,212 @@
+"""The use case: examine one text, decide, record, and only then answer.
+
+    text -> pipeline (reports) -> policy (decision) -> journal (commit) -> answer
+
+Read this page first; everything else serves it.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from time import perf_counter
+from typing import Any, Protocol
+
+import anyio.to_thread
+import msgspec
+
+from llmobs.detect.pipeline import Pipeline
+from llmobs.domain.decision import decide
+from llmobs.domain.detection import Ran, Report
+from llmobs.domain.policy import Policy
+from llmobs.domain.record import Record, coverage_entry, evidence_entry
+from llmobs.domain.redaction import masked
+from llmobs.domain.risk import Action
+from llmobs.domain.subject import Kind, Span, subject_from_context
+from llmobs.domain.verdict import Verdict
+from llmobs.errors import IdempotencyConflict, PolicyUnknown
+from llmobs.ids import new_request_id
+from llmobs.policies import PolicyBook
+from llmobs.settings import StoreText
+
+INLINE_CONTEXT = 8_000
+"""Bytes of context that are searched for things to mask on the event loop; more goes to a thread."""
+
+
+class Inquiry(msgspec.Struct, frozen=True, kw_only=True):
+    """One text to screen, as it came in."""
+
+    text: str
+    kind: Kind = Kind.RESPONSE
+    context: dict[str, Any] | None = None
+    context_bytes: int = 0
+    policy: str | None = None
+    client_id: str | None = None
+    idempotency_key: str | None = None
+    body_sha256: bytes | None = None
+
+
+class Screened(msgspec.Struct, frozen=True, kw_only=True):
+    """What was decided, and whether it stands in the record."""
+
+    record: Record
+    recorded: bool
+    replayed: bool = False
+    """The idempotency key was seen before: this is the first verdict again."""
+
+
+class Receipt(Protocol):
+    """What became of an appended record."""
+
+    @property
+    def recorded(self) -> bool: ...
+    @property
+    def duplicate_of(self) -> Record | None: ...
+
+
+class Journal(Protocol):
+    """Keeps records; returns after the commit that holds the record."""
+
+    async def append(self, record: Record) -> Receipt: ...
+    async def by_idempotency_key(self, client_id: str | None, key: str) -> Record | None: ...
+
+
+class Observer(Protocol):
+    """Is told of every verdict given."""
+
+    def verdict(self, verdict: Verdict) -> None: ...
+
+
+FindSensitive = Callable[[str], Iterable[Span]]
+
+
+class Screen:
+    """Screens texts. One per process; safe for concurrent use."""
+
+    def __init__(
+        self,
+        *,
+        pipeline: Pipeline,
+        policies: PolicyBook,
+        journal: Journal,
+        observer: Observer,
+        find_sensitive: FindSensitive,
+        default_policy: str = "default",
+        store_text: StoreText = StoreText.REDACTED,
+    ) -> None:
+        self._pipeline = pipeline
+        self._policies = policies
+        self._journal = journal
+        self._observer = observer
+        self._find_sensitive = find_sensitive
+        self._default_policy = default_policy
+        self._store_text = store_text
+
+    def policy_named(self, name: str | None) -> Policy:
+        """The policy in force under that name, or the default; PolicyUnknown when there is none."""
+        wanted = name or self._default_policy
+        policy = self._policies.current.get(wanted)
+        if policy is None:
+            known = ", ".join(sorted(self._policies.current))
+            raise PolicyUnknown(f"No policy is called {wanted!r}; there are: {known}.")
+        return policy
+
+    async def screen(self, inquiry: Inquiry) -> Screened:
+        """Examine, decide, record. Raises Problem when the verdict may not be given unrecorded."""
+        policy = self.policy_named(inquiry.policy)
+        if inquiry.idempotency_key is not None:
+            first = await self._journal.by_idempotency_key(inquiry.client_id, inquiry.idempotency_key)
+            if first is not None:
+                return _replay(inquiry, first)
+        verdict = await examine(self._pipeline, policy, inquiry)
+        record = await self._record(inquiry, verdict)
+        receipt = await self._journal.append(record)
+        if receipt.duplicate_of is not None:
+            return _replay(inquiry, receipt.duplicate_of)
+        self._observer.verdict(verdict)
+        return Screened(record=record, recorded=receipt.recorded)
+
+    async def _record(self, inquiry: Inquiry, verdict: Verdict) -> Record:
+        decision = verdict.decision
+        text, context = await self._kept(inquiry, verdict.coverage)
+        return Record(
+            request_id=verdict.request_id,
+            created_at=datetime.now(UTC),
+            llm_response=text,
+            context=context,
+            kind=inquiry.kind,
+            action=decision.action,
+            blocked=decision.action is Action.BLOCK,
+            tier_used=decision.tier_used,
+            method=decision.method,
+            confidence=round(decision.confidence, 4),
+            processing_time_ms=round(verdict.processing_time_ms, 3),
+            failure_class=decision.failure_class,
+            severity=decision.severity,
+            explanation=decision.explanation,
+            scores={name: round(score, 4) for name, score in decision.scores.items()},
+            evidence=tuple(evidence_entry(piece) for piece in decision.evidence),
+            coverage=tuple(coverage_entry(report) for report in verdict.coverage),
+            degraded=decision.degraded,
+            policy_id=verdict.policy_id,
+            policy_version=verdict.policy_version,
+            client_id=inquiry.client_id,
+            idempotency_key=inquiry.idempotency_key,
+            body_sha256=inquiry.body_sha256,
+        )
+
+    async def _kept(self, inquiry: Inquiry, reports: Iterable[Report]) -> tuple[str, dict[str, Any] | None]:
+        """Text and context as the storage setting wants them."""
+        match self._store_text:
+            case StoreText.FULL:
+                return inquiry.text, inquiry.context
+            case StoreText.HASH:
+                return "sha256:" + hashlib.sha256(inquiry.text.encode()).hexdigest(), None
+            case StoreText.REDACTED:
+                sensitive = [
+                    span
+                    for report in reports
+                    if isinstance(report, Ran)
+                    for span in report.findings.sensitive
+                ]
+                text = masked(inquiry.text, sensitive)
+                context = inquiry.context
+                if context:
+                    if inquiry.context_bytes > INLINE_CONTEXT:
+                        context = await anyio.to_thread.run_sync(self._masked_json, context)
+                    else:
+                        context = self._masked_json(context)
+                return text, context
+
+    def _masked_json(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return masked(value, self._find_sensitive(value))
+        if isinstance(value, dict):
+            return {
+                masked(key, self._find_sensitive(key)): self._masked_json(item) for key, item in value.items()
+            }
+        if isinstance(value, list):
+            return [self._masked_json(item) for item in value]
+        return value
+
+
+async def examine(pipeline: Pipeline, policy: Policy, inquiry: Inquiry) -> Verdict:
+    """The verdict alone, unrecorded: what `llmobs detect` and `llmobs eval` use as well."""
+    started = perf_counter()
+    request_id = new_request_id()
+    subject = subject_from_context(inquiry.text, inquiry.kind, inquiry.context or {}, request_id)
+    reports = await pipeline.examine(subject, policy)
+    decision = decide(policy, reports)
+    return Verdict(
+        request_id=request_id,
+        decision=decision,
+        coverage=reports,
+        policy_id=policy.id,
+        policy_version=policy.version,
+        processing_time_ms=(perf_counter() - started) * 1000,
+    )
+
+
+def _replay(inquiry: Inquiry, first: Record) -> Screened:
+    if first.body_sha256 != inquiry.body_sha256:
+        raise IdempotencyConflict("This Idempotency-Key came with another body before; use a new key.")
+    return Screened(record=first, recorded=True, replayed=True)

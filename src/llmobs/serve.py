@@ -1,0 +1,52 @@
+"""`llmobs serve`: Granian with our signals."""
+
+import os
+import signal
+import sys
+from typing import Any
+
+import click
+from granian.constants import HTTPModes, Interfaces, Loops
+from granian.log import LogLevels
+from granian.server.mp import MPServer
+
+from llmobs.settings import Settings
+from llmobs.store.migrate import is_current, upgrade
+
+
+class ReloadingServer(MPServer):
+    """Passes SIGHUP on to the workers, which read rules and policies again.
+
+    Granian itself would respawn the workers, and a bad rule pack would then take the service down
+    instead of leaving the last good set in force.
+    """
+
+    def signal_handler_reload(self, *_: Any) -> None:
+        """Forward the signal to every living worker."""
+        for worker in self.wrks:
+            pid = worker.inner.pid
+            if pid is not None and worker.inner.is_alive():
+                os.kill(pid, signal.SIGHUP)
+
+
+def run(settings: Settings, *, migrate: bool) -> None:
+    """Serve until a signal ends it. Refuses to start on a database that is not at head."""
+    if migrate:
+        upgrade(settings, "head")
+    elif not is_current(settings):
+        click.echo("llmobs: the database is not at the newest schema; run: llmobs migrate", err=True)
+        sys.exit(2)
+    server = ReloadingServer(
+        "llmobs.app:create_app",
+        factory=True,
+        address=settings.api_host,
+        port=settings.api_port,
+        interface=Interfaces.ASGI,
+        loop=Loops.uvloop,
+        http=HTTPModes.auto,
+        workers=settings.api_workers,
+        log_level=LogLevels(settings.log_level),
+        respawn_failed_workers=True,
+        workers_kill_timeout=30,
+    )
+    server.serve()

@@ -1,0 +1,1 @@
+"""The record: tables, the journal that writes them, and the queries that read them."""

@@ -1,0 +1,78 @@
+"""Schema revisions: Alembic, called from the command line and from tests."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, NullPool
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+import llmobs
+from llmobs.settings import Settings
+from llmobs.store.database import make_engine
+
+
+def scripts() -> Path:
+    """The migrations: inside the installed package, or at the root of a checkout."""
+    package = Path(llmobs.__file__).parent
+    packed = package / "migrations"
+    return packed if packed.is_dir() else package.parents[1] / "migrations"
+
+
+def config(settings: Settings) -> Config:
+    """Alembic's configuration, with no file needed."""
+    made = Config()
+    made.set_main_option("script_location", str(scripts()))
+    made.attributes["settings"] = settings
+    return made
+
+
+def head() -> str:
+    """The newest revision."""
+    found = ScriptDirectory.from_config(config(Settings())).get_current_head()
+    if found is None:
+        raise RuntimeError("there are no migrations")
+    return found
+
+
+def upgrade(settings: Settings, revision: str = "head") -> None:
+    """Go up to a revision. Safe to run at the same time from several processes."""
+    command.upgrade(config(settings), revision)
+
+
+def downgrade(settings: Settings, revision: str = "base") -> None:
+    """Go down to a revision."""
+    command.downgrade(config(settings), revision)
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+async def revision_of(engine: AsyncEngine) -> str | None:
+    """The revision that the database is at; None for an empty schema."""
+    async with engine.connect() as connection:
+        return await connection.run_sync(_revision)
+
+
+def current(settings: Settings) -> str | None:
+    """The revision that the database of the settings is at."""
+
+    async def ask() -> Any:
+        engine = make_engine(settings, poolclass=NullPool)
+        try:
+            return await revision_of(engine)
+        finally:
+            await engine.dispose()
+
+    found: str | None = asyncio.run(ask())
+    return found
+
+
+def is_current(settings: Settings) -> bool:
+    """Whether the database is at the newest revision."""
+    return current(settings) == head()

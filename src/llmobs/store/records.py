@@ -1,0 +1,261 @@
+"""Reading and writing verdicts. Functions take an open transaction; committing is the caller's."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+from sqlalchemy import Row, Select, delete, func, insert, select, tuple_
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from llmobs.domain.record import CoverageEntry, EvidenceEntry, Record
+from llmobs.domain.risk import Action
+from llmobs.domain.subject import Kind
+from llmobs.store.database import to_json, without_nul
+from llmobs.store.tables import detection_logs, idempotency_keys, system_metrics
+
+COLUMNS = tuple(column.name for column in detection_logs.columns if column.name != "id")
+_EVIDENCE = tuple[EvidenceEntry, ...]
+_COVERAGE = tuple[CoverageEntry, ...]
+
+
+class LoggedRecord(Record, frozen=True, kw_only=True):
+    """A record as read back, with its place in the log."""
+
+    id: int
+
+
+class LogFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which verdicts; what is None does not matter."""
+
+    action: Action | None = None
+    failure_class: str | None = None
+    tier_used: int | None = None
+    blocked: bool | None = None
+    kind: Kind | None = None
+    since: datetime | None = None
+    """Inclusive."""
+    until: datetime | None = None
+    """Exclusive."""
+    request_id: str | None = None
+
+
+class TierCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """Recorded verdicts, in all and by the highest tier used."""
+
+    total: int
+    tier1: int
+    tier2: int
+    tier3: int
+
+
+@lru_cache(maxsize=2)
+def _insert_statement(dialect: str) -> str:
+    """The insert in the driver's own style, one parameter tuple a row.
+
+    SQLAlchemy's work on each row would cost more than the rest of the request.
+    """
+    names = ", ".join(COLUMNS)
+    if dialect == "postgresql":
+        values = ", ".join(f"${n}" for n in range(1, len(COLUMNS) + 1))
+    else:
+        values = ", ".join("?" * len(COLUMNS))
+    return f"INSERT INTO detection_logs ({names}) VALUES ({values}) ON CONFLICT (request_id) DO NOTHING"  # noqa: S608  # our own column names
+
+
+def _row(record: Record, *, postgres: bool) -> tuple[Any, ...]:
+    """The values of COLUMNS as the driver takes them."""
+    created = record.created_at
+    return (
+        record.request_id,
+        created if postgres else created.strftime("%Y-%m-%d %H:%M:%S.%f"),
+        without_nul(record.llm_response),
+        None if record.context is None else to_json(record.context),
+        record.kind.value,
+        record.action.value,
+        record.blocked,
+        record.tier_used,
+        record.method,
+        record.confidence,
+        record.processing_time_ms,
+        record.failure_class,
+        None if record.severity is None else record.severity.value,
+        record.explanation,
+        to_json(record.scores),
+        to_json(record.evidence),
+        to_json(record.coverage),
+        record.degraded,
+        record.policy_id,
+        record.policy_version,
+        record.client_id,
+    )
+
+
+async def insert_records(connection: AsyncConnection, records: Sequence[Record]) -> dict[str, str]:
+    """Write records; one that is there already is left as it is.
+
+    Answers, for each record whose idempotency key had been taken, its request id and the id of
+    the request that took it; those records are not written.
+    """
+    lost = await _claim_keys(connection, [r for r in records if r.idempotency_key is not None])
+    rows = [r for r in records if r.request_id not in lost]
+    if rows:
+        dialect = connection.dialect.name
+        postgres = dialect == "postgresql"
+        await connection.exec_driver_sql(
+            _insert_statement(dialect), [_row(record, postgres=postgres) for record in rows]
+        )
+    return lost
+
+
+async def _claim_keys(connection: AsyncConnection, records: Sequence[Record]) -> dict[str, str]:
+    if not records:
+        return {}
+    first: dict[tuple[str, str], Record] = {}
+    for record in records:
+        first.setdefault((record.client_id or "", record.idempotency_key or ""), record)
+    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    await connection.execute(
+        make(idempotency_keys).on_conflict_do_nothing(),
+        [
+            {
+                "client_id": client,
+                "key": key,
+                "body_sha256": record.body_sha256 or b"",
+                "request_id": record.request_id,
+                "created_at": record.created_at,
+            }
+            for (client, key), record in sorted(first.items())  # one order for all keeps deadlocks away
+        ],
+    )
+    keys = idempotency_keys.c
+    found = await connection.execute(
+        select(keys.client_id, keys.key, keys.request_id).where(
+            tuple_(keys.client_id, keys.key).in_(list(first))
+        )
+    )
+    winners = {(row.client_id, row.key): row.request_id for row in found}
+    lost = {}
+    for record in records:
+        winner = winners[record.client_id or "", record.idempotency_key or ""]
+        if winner != record.request_id:
+            lost[record.request_id] = winner
+    return lost
+
+
+async def by_idempotency_key(
+    connection: AsyncConnection, client_id: str | None, key: str
+) -> LoggedRecord | None:
+    """The verdict that a key got first, with the digest of the body that came with it."""
+    keys = idempotency_keys.c
+    found = await connection.execute(
+        select(detection_logs, keys.body_sha256)
+        .join(idempotency_keys, keys.request_id == detection_logs.c.request_id)
+        .where(keys.client_id == (client_id or ""), keys.key == key)
+    )
+    row = found.one_or_none()
+    return None if row is None else _logged(row, body_sha256=bytes(row.body_sha256))
+
+
+async def recent(connection: AsyncConnection, limit: int) -> list[LoggedRecord]:
+    """The newest verdicts, newest first."""
+    found = await connection.execute(select(detection_logs).order_by(detection_logs.c.id.desc()).limit(limit))
+    return [_logged(row) for row in found]
+
+
+async def page(
+    connection: AsyncConnection, filters: LogFilter, before_id: int | None, limit: int
+) -> list[LoggedRecord]:
+    """Verdicts that match, newest first, from below `before_id` on."""
+    query = _filtered(select(detection_logs), filters).order_by(detection_logs.c.id.desc()).limit(limit)
+    if before_id is not None:
+        query = query.where(detection_logs.c.id < before_id)
+    return [_logged(row) for row in await connection.execute(query)]
+
+
+def cursor_of(row_id: int) -> str:
+    """An opaque cursor for what comes after a row."""
+    return base64.urlsafe_b64encode(f"id:{row_id}".encode()).decode().rstrip("=")
+
+
+def id_of(cursor: str) -> int:
+    """The row id behind a cursor; ValueError when we never gave it."""
+    try:
+        name, _, number = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).partition(
+            b":"
+        )
+    except binascii.Error as error:
+        raise ValueError(str(error)) from None
+    if name != b"id" or not number.isdigit() or len(number) > 18:
+        raise ValueError("not a cursor of ours")
+    return int(number)
+
+
+def _filtered(query: Select[Any], filters: LogFilter) -> Select[Any]:
+    columns = detection_logs.c
+    for name in ("action", "failure_class", "tier_used", "blocked", "kind", "request_id"):
+        wanted = getattr(filters, name)
+        if wanted is not None:
+            query = query.where(columns[name] == wanted)
+    if filters.since is not None:
+        query = query.where(columns.created_at >= filters.since)
+    if filters.until is not None:
+        query = query.where(columns.created_at < filters.until)
+    return query
+
+
+def _logged(row: Row[Any], body_sha256: bytes | None = None) -> LoggedRecord:
+    values = row._mapping  # noqa: SLF001  # SQLAlchemy's documented name for it
+    kept = {name: values[name] for name in ("id", *COLUMNS)}
+    kept["evidence"] = msgspec.convert(kept["evidence"], _EVIDENCE)
+    kept["coverage"] = msgspec.convert(kept["coverage"], _COVERAGE)
+    kept["action"] = Action(kept["action"])
+    kept["kind"] = Kind(kept["kind"])
+    return LoggedRecord(**kept, body_sha256=body_sha256)
+
+
+async def counts(connection: AsyncConnection) -> TierCounts:
+    """All verdicts by tier, in one pass over one index."""
+    tier = detection_logs.c.tier_used
+    rows = await connection.execute(select(tier, func.count()).group_by(tier))
+    found: dict[int, int] = dict(rows.tuples().all())
+    return TierCounts(
+        total=sum(found.values()), tier1=found.get(1, 0), tier2=found.get(2, 0), tier3=found.get(3, 0)
+    )
+
+
+async def delete_before(connection: AsyncConnection, before: datetime, limit: int) -> int:
+    """Delete up to `limit` verdicts made before a time, and the keys of that time. How many verdicts."""
+    old = (
+        select(detection_logs.c.id)
+        .where(detection_logs.c.created_at < before)
+        .order_by(detection_logs.c.created_at)
+        .limit(limit)
+    )
+    await connection.execute(delete(idempotency_keys).where(idempotency_keys.c.created_at < before))
+    return (await connection.execute(delete(detection_logs).where(detection_logs.c.id.in_(old)))).rowcount
+
+
+async def insert_snapshot(
+    connection: AsyncConnection, at: datetime, figures: TierCounts, *, is_healthy: bool, message: str
+) -> None:
+    """Write the figures of a moment."""
+    total = figures.total or 1
+    await connection.execute(
+        insert(system_metrics).values(
+            recorded_at=at,
+            total_detections=figures.total,
+            tier1_count=figures.tier1,
+            tier2_count=figures.tier2,
+            tier3_count=figures.tier3,
+            tier1_pct=100 * figures.tier1 / total,
+            tier2_pct=100 * figures.tier2 / total,
+            tier3_pct=100 * figures.tier3 / total,
+            is_healthy=is_healthy,
+            health_message=message,
+        )
+    )

@@ -1,0 +1,146 @@
+"""The record as the rest of the service sees it: append, look up, count."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from llmobs.domain.record import Record
+from llmobs.errors import RecordUnavailable, StoreUnavailable
+from llmobs.settings import Settings
+from llmobs.store import records
+from llmobs.store.database import Database
+from llmobs.store.journal import Journal, Observer
+from llmobs.store.migrate import head, revision_of
+from llmobs.store.records import LogFilter, LoggedRecord, TierCounts
+from llmobs.store.spool import Spool
+
+EXPORT_ROWS = 500
+SWEEP_ROWS = 5000
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of an appended record."""
+
+    recorded: bool
+    duplicate_of: LoggedRecord | None = None
+    """The verdict that had the idempotency key first; the appended one was not written."""
+
+
+class Store:
+    """One per process: `async with store:` starts the journal and at the end flushes it."""
+
+    def __init__(self, settings: Settings, observer: Observer) -> None:
+        self._database = Database(settings)
+        self._spool = Spool(Path(settings.spool_dir), settings.spool_max_bytes)
+        self._journal = Journal(settings, self._write, self._spool, observer)
+        self._head = head()
+
+    async def __aenter__(self) -> Self:
+        await self._journal.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._journal.close()
+        await self._database.dispose()
+
+    @property
+    def pending(self) -> int:
+        """Verdicts that wait for their commit."""
+        return self._journal.pending
+
+    @property
+    def spooled_bytes(self) -> int:
+        """Bytes of verdicts that the database has not taken."""
+        return self._spool.size
+
+    async def append(self, record: Record) -> Kept:
+        """Keep a verdict; returns after the commit that holds it. Raises what Journal.append raises."""
+        receipt = await self._journal.append(record)
+        if receipt.taken_by is None:
+            return Kept(recorded=receipt.recorded)
+        first = await self.by_idempotency_key(record.client_id, record.idempotency_key or "")
+        if first is None:
+            raise RecordUnavailable(
+                "The first verdict under this Idempotency-Key cannot be read now; try again."
+            )
+        return Kept(recorded=True, duplicate_of=first)
+
+    async def _write(self, batch: Sequence[Record]) -> dict[str, str]:
+        async with self._database.transaction() as connection:
+            return await records.insert_records(connection, batch)
+
+    async def by_idempotency_key(self, client_id: str | None, key: str) -> LoggedRecord | None:
+        """The verdict that the key got first. RecordUnavailable when nobody can tell now."""
+        try:
+            async with self._database.transaction() as connection:
+                return await records.by_idempotency_key(connection, client_id, key)
+        except StoreUnavailable:
+            raise RecordUnavailable(
+                "The database does not answer, so the Idempotency-Key cannot be honoured now."
+            ) from None
+
+    async def recent(self, limit: int) -> list[LoggedRecord]:
+        """The newest verdicts, newest first."""
+        async with self._database.transaction() as connection:
+            return await records.recent(connection, limit)
+
+    async def page(
+        self, filters: LogFilter, cursor: str | None, limit: int
+    ) -> tuple[list[LoggedRecord], str | None]:
+        """Verdicts that match, newest first, and the cursor of the next page, None at the end.
+
+        ValueError for a cursor that we never gave.
+        """
+        before = None if cursor is None else records.id_of(cursor)
+        async with self._database.transaction() as connection:
+            rows = await records.page(connection, filters, before, limit + 1)
+        more = len(rows) > limit
+        rows = rows[:limit]
+        return rows, records.cursor_of(rows[-1].id) if more else None
+
+    async def export(self, filters: LogFilter) -> AsyncIterator[list[LoggedRecord]]:
+        """Every verdict that matches, newest first, in chunks, each read in a transaction of its own."""
+        before: int | None = None
+        while True:
+            async with self._database.transaction() as connection:
+                rows = await records.page(connection, filters, before, EXPORT_ROWS)
+            if rows:
+                yield rows
+            if len(rows) < EXPORT_ROWS:
+                return
+            before = rows[-1].id
+
+    async def counts(self) -> TierCounts:
+        """All verdicts by tier."""
+        async with self._database.transaction() as connection:
+            return await records.counts(connection)
+
+    async def snapshot(self, figures: TierCounts, *, is_healthy: bool, message: str) -> None:
+        """Write the figures of this moment to `system_metrics`."""
+        async with self._database.transaction() as connection:
+            await records.insert_snapshot(
+                connection, datetime.now(UTC), figures, is_healthy=is_healthy, message=message
+            )
+
+    async def delete_before(self, before: datetime) -> int:
+        """Delete verdicts made before a time, in small transactions. How many."""
+        deleted = 0
+        while True:
+            async with self._database.transaction() as connection:
+                gone = await records.delete_before(connection, before, SWEEP_ROWS)
+            deleted += gone
+            if gone < SWEEP_ROWS:
+                return deleted
+
+    async def ping(self) -> None:
+        """StoreUnavailable unless the database answers."""
+        await self._database.ping()
+
+    async def is_at_head(self) -> bool:
+        """Whether the schema is the newest."""
+        async with self._database.transaction():
+            pass  # a database that is away is told as such
+        return await revision_of(self._database.engine) == self._head

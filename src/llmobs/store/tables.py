@@ -1,0 +1,123 @@
+"""The tables. Only Alembic makes them; a test holds the migrations to this page."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC times on both databases; SQLite has no time zones, so it keeps plain UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To UTC; a naive time is refused, for nobody knows what it means."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a zone cannot be stored")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Aware UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _id() -> Column[Any]:
+    # SQLite counts up by itself only in a column called INTEGER.
+    return Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
+
+
+def _json(name: str, *, nullable: bool = False) -> Column[Any]:
+    return Column(
+        name, JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql"), nullable=nullable
+    )
+
+
+detection_logs = Table(
+    "detection_logs",
+    metadata,
+    _id(),
+    Column("request_id", String(36), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("llm_response", Text, nullable=False),
+    _json("context", nullable=True),
+    Column("kind", String(16), nullable=False),
+    Column("action", String(8), nullable=False),
+    Column("blocked", Boolean, nullable=False),
+    Column("tier_used", SmallInteger, nullable=False),
+    Column("method", String(64), nullable=False),
+    Column("confidence", Float, nullable=False),
+    Column("processing_time_ms", Float, nullable=False),
+    Column("failure_class", String(64), nullable=True),
+    Column("severity", String(16), nullable=True),
+    Column("explanation", Text, nullable=False),
+    _json("scores"),
+    _json("evidence"),
+    _json("coverage"),
+    Column("degraded", Boolean, nullable=False),
+    Column("policy_id", String(64), nullable=False),
+    Column("policy_version", Integer, nullable=False),
+    Column("client_id", String(64), nullable=True),
+    UniqueConstraint("request_id"),
+    *(Index(None, name) for name in ("action", "tier_used", "blocked", "failure_class", "created_at")),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("client_id", String(64), nullable=False),  # '' where nobody is known
+    Column("key", String(300), nullable=False),
+    Column("body_sha256", LargeBinary(32), nullable=False),
+    Column("request_id", String(36), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("client_id", "key"),
+    Index(None, "created_at"),
+)
+
+system_metrics = Table(
+    "system_metrics",
+    metadata,
+    _id(),
+    Column("recorded_at", UtcDateTime, nullable=False),
+    Column("total_detections", BigInteger, nullable=False),
+    *(Column(f"tier{tier}_count", BigInteger, nullable=False) for tier in (1, 2, 3)),
+    *(Column(f"tier{tier}_pct", Float, nullable=False) for tier in (1, 2, 3)),
+    Column("is_healthy", Boolean, nullable=False),
+    Column("health_message", Text, nullable=False),
+    Index(None, "recorded_at"),
+    Index(None, "is_healthy"),
+)

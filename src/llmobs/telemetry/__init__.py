@@ -1,0 +1,1 @@
+"""Instruments, declared once, and logs."""

@@ -1,0 +1,250 @@
+"""Every metric is declared here, with its unit and its bounded attributes.
+
+Counters are kept as plain tallies and read by the SDK at collection (observable counters): a tally
+costs 0.1 µs where a synchronous counter costs 10 µs, on a path of which all of tier 1 takes 50.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
+from opentelemetry.sdk.resources import Resource
+from prometheus_client import CollectorRegistry, generate_latest
+
+from llmobs import __version__
+from llmobs.domain.detection import Failed, Ran, Report
+from llmobs.domain.risk import Action
+from llmobs.domain.verdict import Verdict
+
+
+class Metric(NamedTuple):
+    """A declared metric; `exported` is its name at /metrics."""
+
+    name: str
+    kind: str
+    unit: str
+    attributes: tuple[str, ...]
+    meaning: str
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def exported(self) -> str:
+        """The name that Prometheus sees."""
+        suffix = {"s": "_seconds", "By": "_bytes"}.get(self.unit, "")
+        return self.name + suffix + ("_total" if self.kind == "counter" else "")
+
+
+_FAST = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+)
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("http_requests", "counter", "", ("method", "path", "status"), "HTTP requests answered."),
+        Metric(
+            "http_request_duration",
+            "histogram",
+            "s",
+            ("method", "path"),
+            "Time to answer an HTTP request.",
+            _FAST,
+        ),
+        Metric("detection_tier", "counter", "", ("tier",), "Verdicts by the highest tier that looked."),
+        Metric("detection_blocked", "counter", "", (), "Verdicts that block."),
+        Metric("detection_action", "counter", "", ("action",), "Verdicts by action."),
+        Metric(
+            "detection_class",
+            "counter",
+            "",
+            ("failure_class", "action"),
+            "Verdicts beyond allow, by the class that decided.",
+        ),
+        Metric(
+            "detection_degraded", "counter", "", (), "Verdicts in which a failure left an open class unheard."
+        ),
+        Metric(
+            "detection_processing_time",
+            "histogram",
+            "s",
+            ("tier",),
+            "Time from reading the text to the decision, the record not counted.",
+            _FAST,
+        ),
+        Metric(
+            "detector_reports",
+            "counter",
+            "",
+            ("tier", "detector", "status"),
+            "What detectors did: ran, skipped, failed, timed_out.",
+        ),
+        Metric("rule_hits", "counter", "", ("rule", "trial"), "Texts that a rule hit."),
+        Metric(
+            "journal_batch_rows",
+            "histogram",
+            "",
+            (),
+            "Verdicts written in one transaction.",
+            (1, 2, 5, 10, 20, 50, 100, 200, 500),
+        ),
+        Metric("journal_commit", "histogram", "s", (), "Time of one transaction.", _FAST),
+        Metric("journal_pending", "gauge", "", (), "Verdicts waiting for the database."),
+        Metric("journal_failures", "counter", "", ("reason",), "Transactions that failed."),
+        Metric(
+            "spool_size", "gauge", "By", (), "Size of the spool of verdicts that the database has not taken."
+        ),
+        Metric(
+            "configuration_refused", "gauge", "", ("book",), "1 while a changed folder is refused, else 0."
+        ),
+    )
+}
+
+
+class Telemetry:
+    """The instruments of one process."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        reader = PrometheusMetricReader(
+            disable_target_info=True, scope_info_enabled=False, registry=self._registry
+        )
+        self._provider = MeterProvider(
+            resource=Resource.create({"service.name": "llmobs", "service.version": __version__}),
+            metric_readers=[reader],
+            views=[
+                View(
+                    instrument_name=metric.name,
+                    aggregation=ExplicitBucketHistogramAggregation(metric.buckets),
+                )
+                for metric in METRICS.values()
+                if metric.buckets
+            ],
+        )
+        meter = self._provider.get_meter("llmobs", __version__)
+        self._tallies: dict[str, defaultdict[tuple[str, ...], float]] = {}
+        self._histograms = {}
+        self.gauges: dict[str, Callable[[], Iterable[tuple[tuple[str, ...], float]]]] = {}
+        """Where the gauges read their values; set by whoever owns the value."""
+        for metric in METRICS.values():
+            match metric.kind:
+                case "counter":
+                    self._tallies[metric.name] = defaultdict(float)
+                    meter.create_observable_counter(
+                        metric.name,
+                        [self._tally_reader(metric)],
+                        unit=metric.unit,
+                        description=metric.meaning,
+                    )
+                case "gauge":
+                    meter.create_observable_gauge(
+                        metric.name,
+                        [self._gauge_reader(metric)],
+                        unit=metric.unit,
+                        description=metric.meaning,
+                    )
+                case _:
+                    self._histograms[metric.name] = meter.create_histogram(
+                        metric.name, unit=metric.unit, description=metric.meaning
+                    )
+        # Present from the first scrape on, so that rates and absent-alerts work before traffic.
+        self._tallies["detection_blocked"][()] = 0
+        self._tallies["detection_degraded"][()] = 0
+        for tier in ("1", "2", "3"):
+            self._tallies["detection_tier"][(tier,)] = 0
+        for action in Action:
+            self._tallies["detection_action"][(action.value,)] = 0
+
+    def _tally_reader(self, metric: Metric) -> Callable[[CallbackOptions], Sequence[Observation]]:
+        tally = self._tallies[metric.name]
+
+        def read(_: CallbackOptions) -> Sequence[Observation]:
+            return [
+                Observation(value, dict(zip(metric.attributes, key, strict=True)))
+                for key, value in list(tally.items())
+            ]
+
+        return read
+
+    def _gauge_reader(self, metric: Metric) -> Callable[[CallbackOptions], Sequence[Observation]]:
+        def read(_: CallbackOptions) -> Sequence[Observation]:
+            source = self.gauges.get(metric.name)
+            if source is None:
+                return ()
+            return [
+                Observation(value, dict(zip(metric.attributes, key, strict=True))) for key, value in source()
+            ]
+
+        return read
+
+    def request(self, method: str, path: str, status: int, seconds: float) -> None:
+        """An HTTP request was answered; `path` is the route's template, never the path itself."""
+        self._tallies["http_requests"][method, path, str(status)] += 1
+        self._histograms["http_request_duration"].record(seconds, {"method": method, "path": path})
+
+    def verdict(self, verdict: Verdict) -> None:
+        """A verdict was given."""
+        tallies = self._tallies
+        decision = verdict.decision
+        tier = str(decision.tier_used)
+        tallies["detection_tier"][(tier,)] += 1
+        tallies["detection_action"][(decision.action.value,)] += 1
+        if decision.action is Action.BLOCK:
+            tallies["detection_blocked"][()] += 1
+        if decision.failure_class is not None:
+            tallies["detection_class"][decision.failure_class, decision.action.value] += 1
+        if decision.degraded:
+            tallies["detection_degraded"][()] += 1
+        self._histograms["detection_processing_time"].record(
+            verdict.processing_time_ms / 1000, {"tier": tier}
+        )
+        for report in verdict.coverage:
+            tallies["detector_reports"][str(report.tier), report.detector, _status(report)] += 1
+        for source, trial in {(piece.source, piece.trial) for piece in decision.evidence}:
+            if source.startswith("rule:"):
+                tallies["rule_hits"][source.removeprefix("rule:"), "true" if trial else "false"] += 1
+
+    def committed(self, rows: int, seconds: float) -> None:
+        """The journal wrote a batch in one transaction."""
+        self._histograms["journal_batch_rows"].record(rows)
+        self._histograms["journal_commit"].record(seconds)
+
+    def commit_failed(self, reason: str) -> None:
+        """A transaction failed; `reason` is the error's class name."""
+        self._tallies["journal_failures"][(reason,)] += 1
+
+    def exposition(self) -> bytes:
+        """All metrics in the Prometheus text format."""
+        return generate_latest(self._registry)
+
+    def close(self) -> None:
+        """Stop the SDK."""
+        self._provider.shutdown()
+
+
+def _status(report: Report) -> str:
+    match report:
+        case Ran():
+            return "ran"
+        case Failed():
+            return "timed_out" if report.timed_out else "failed"
+        case _:
+            return "skipped"
