@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from support.postgres import postgres_server  # noqa: E402
+from support.postgres import new_database, running_server  # noqa: E402
 
 BODY = {
     "llm_response": (
@@ -136,7 +136,7 @@ def main() -> None:
         "body_bytes": len(json.dumps(BODY)),
         "runs": [],
     }
-    with tempfile.TemporaryDirectory() as folder, postgres_server() as postgres:
+    with tempfile.TemporaryDirectory() as folder, running_server() as postgres:
         place = Path(folder)
         (place / "echo_app.py").write_text(ECHO)
         script = place / "post.lua"
@@ -161,7 +161,7 @@ def main() -> None:
         ]
         llmobs = [str(binaries / "llmobs"), "serve", "--migrate"]
         sqlite = {"DATABASE_URL": f"sqlite:///{place}/bench.db", "API_PORT": str(sqlite_port)}
-        database = postgres.new_database()
+        database = new_database(postgres)
         pg = {"DATABASE_URL": database, "API_PORT": str(pg_port)}
         spool = {"LLMOBS_SPOOL_DIR": str(place / "spool")}
         with (

@@ -4,15 +4,14 @@ import asyncio
 import os
 
 from alembic import context
-from sqlalchemy import Connection, NullPool, text
+from sqlalchemy import Connection
 
 from llmobs.settings import load_settings
-from llmobs.store.database import make_engine
+from llmobs.store.database import MIGRATION_WAIT_SECONDS, make_engine
 from llmobs.store.tables import metadata
 
 ADVISORY_LOCK = 727001
 """Any number, the same in every release: it keeps two upgrades apart."""
-LOCK_TIMEOUT = "60s"
 
 
 def run(connection: Connection) -> None:
@@ -20,13 +19,13 @@ def run(connection: Connection) -> None:
     if sqlite:
         # The driver opens transactions late; taking the write lock first makes the second runner
         # wait here and then find nothing left to do.
-        connection.exec_driver_sql("PRAGMA busy_timeout = 60000")
-        connection.commit()
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     else:
-        connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
-        connection.commit()
-        connection.execute(text(f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})"))
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{MIGRATION_WAIT_SECONDS:g}s'")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")
+        # From here on we hold up every request that meets a table we wait for: rather fail soon.
+        connection.exec_driver_sql("SET LOCAL lock_timeout = '10s'")
+        connection.exec_driver_sql("SET LOCAL statement_timeout = '15min'")
     context.configure(
         connection=connection,
         target_metadata=metadata,
@@ -41,7 +40,7 @@ def run(connection: Connection) -> None:
 
 async def main() -> None:
     settings = context.config.attributes.get("settings") or load_settings(os.environ)
-    engine = make_engine(settings, poolclass=NullPool)
+    engine = make_engine(settings, migrating=True)
     try:
         async with engine.connect() as connection:
             await connection.run_sync(run)

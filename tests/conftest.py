@@ -1,11 +1,11 @@
 from collections.abc import Iterator
 
 import pytest
-from support.postgres import PostgresServer, postgres_server
+from support.postgres import Server, running_server
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
+def postgres() -> Iterator[Server]:
     """One server a test process; each test takes databases of its own."""
-    with postgres_server() as server:
+    with running_server() as server:
         yield server

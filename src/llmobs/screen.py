@@ -101,12 +101,17 @@ class Screen:
         self._default_policy = default_policy
         self._store_text = store_text
 
+    @property
+    def policy_ids(self) -> tuple[str, ...]:
+        """The policies in force."""
+        return tuple(sorted(self._policies.current))
+
     def policy_named(self, name: str | None) -> Policy:
         """The policy in force under that name, or the default; PolicyUnknown when there is none."""
         wanted = name or self._default_policy
         policy = self._policies.current.get(wanted)
         if policy is None:
-            known = ", ".join(sorted(self._policies.current))
+            known = ", ".join(self.policy_ids)
             raise PolicyUnknown(f"No policy is called {wanted!r}; there are: {known}.")
         return policy
 

@@ -37,8 +37,8 @@ def test_detect_reads_standard_input_and_prints_json() -> None:
     done = run("detect", "-", "--json", stdin=f"Hello.\n{INJECTION}")
     verdict = json.loads(done.output)
     assert verdict["action"] == "block"
-    first = verdict["evidence"][0]
-    assert f"Hello.\n{INJECTION}"[first["start"] : first["end"]].startswith("Ignore")
+    shown = {f"Hello.\n{INJECTION}"[piece["start"] : piece["end"]] for piece in verdict["evidence"]}
+    assert "Ignore all previous instructions" in shown
     assert {entry["detector"] for entry in verdict["coverage"]} >= {"rules", "encoder", "judge"}
 
 

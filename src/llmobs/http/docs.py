@@ -35,7 +35,8 @@ PAGE = f"""<!doctype html>
 @get("/openapi.json")
 async def openapi(request: Request[Any, Any, Any]) -> Response[bytes]:
     """The OpenAPI document."""
-    document = openapi_document(services(request).settings.max_text_chars)
+    parts = services(request)
+    document = openapi_document(parts.settings.max_text_chars, parts.screen.policy_ids)
     return Response(msgspec.json.encode(document), media_type="application/json")
 
 

@@ -109,6 +109,8 @@ def _query(request: AnyRequest, form: type[Q]) -> Q:
     for name, value in request.query_params.multi_items():
         if name in given:
             raise ParameterInvalid(f"{name[:40]} is given twice.")
+        if value == "null":  # which the converter would take for "not given"
+            raise ParameterInvalid(f"{name[:40]} cannot be null; leave it out.")
         given[name] = value
     try:
         return msgspec.convert(given, form, strict=False)

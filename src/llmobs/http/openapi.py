@@ -1,5 +1,6 @@
 """The OpenAPI 3.1 document, made from the very types that read and write the bodies."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ from llmobs.errors import Problem
 from llmobs.http import schemas
 from llmobs.http.logs import JSON_LINES, MAX_LIMIT
 from llmobs.http.problems import MEDIA_TYPE
+from llmobs.store.records import CURSOR
 
 REF = "#/components/schemas/{name}"
 
@@ -60,7 +62,7 @@ _LOG_QUERY = [
     _query("since", "From this time on (inclusive).", type="string", format="date-time"),
     _query("until", "Before this time.", type="string", format="date-time"),
     _query("request_id", "Only this verdict.", type="string"),
-    _query("cursor", "`next_cursor` of the page before.", type="string"),
+    _query("cursor", "`next_cursor` of the page before.", type="string", pattern=f"^{CURSOR.pattern}$"),
     _LIMIT,
     _query("format", "`jsonl` answers every match as JSON lines.", enum=["json", "jsonl"], default="json"),
 ]
@@ -200,10 +202,13 @@ def _paths() -> dict[str, Any]:
     }
 
 
-def openapi_document(max_text_chars: int) -> dict[str, Any]:
-    """The document for a service with these limits."""
+def openapi_document(max_text_chars: int, policies: Iterable[str]) -> dict[str, Any]:
+    """The document for a service with this limit and these policies."""
     _, components = msgspec.json.schema_components(_TYPES, ref_template=REF)
-    components["DetectRequest"]["properties"]["llm_response"]["maxLength"] = max_text_chars
+    fields = components["DetectRequest"]["properties"]
+    # Not as maxLength: a longer text is refused as 413, not as one that does not validate.
+    fields["llm_response"]["description"] += f" More than {max_text_chars} characters are 413."
+    fields["policy"] |= {"anyOf": [{"enum": sorted(policies)}, {"type": "null"}]}
     return {
         "openapi": "3.1.0",
         "info": {

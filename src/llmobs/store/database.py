@@ -1,19 +1,20 @@
 """Engines and transactions for SQLite and PostgreSQL."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import event, make_url, text
+from sqlalchemy import NullPool, event, make_url, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from llmobs.errors import SettingsInvalid, StoreUnavailable
+from llmobs.errors import LlmobsError, SettingsInvalid, StoreUnavailable
 from llmobs.settings import Settings
 
 DRIVERS = {
@@ -26,6 +27,10 @@ DRIVERS = {
 
 NUL, SHOWN_NUL = "\x00", "\N{SYMBOL FOR NULL}"
 """PostgreSQL cannot hold U+0000 in text, so it is stored as its symbol, on both databases."""
+_ESCAPED_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+"""The escape in JSON text; after an odd number of backslashes `u0000` is plain text."""
+MIGRATION_WAIT_SECONDS = 60.0
+"""How long one upgrade waits for another."""
 
 
 def database_url(written: str) -> URL:
@@ -44,7 +49,7 @@ def to_json(value: Any) -> str:
     """JSON text that both databases can hold."""
     encoded = msgspec.json.encode(value)
     if b"\\u0000" in encoded:
-        encoded = msgspec.json.encode(_without_nul(msgspec.to_builtins(value)))
+        encoded = _ESCAPED_NUL.sub(rb"\1\\u2400", encoded)
     return encoded.decode()
 
 
@@ -53,29 +58,23 @@ def without_nul(value: str) -> str:
     return value.replace(NUL, SHOWN_NUL) if NUL in value else value
 
 
-def _without_nul(value: Any) -> Any:
-    if isinstance(value, str):
-        return without_nul(value)
-    if isinstance(value, dict):
-        return {without_nul(key): _without_nul(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nul(item) for item in value]
-    return value
-
-
-def make_engine(settings: Settings, **more: Any) -> AsyncEngine:
-    """An engine for DATABASE_URL. `more` goes to SQLAlchemy, for example another pool."""
+def make_engine(settings: Settings, *, migrating: bool = False) -> AsyncEngine:
+    """An engine for DATABASE_URL. One for migrations keeps no connections and waits long for locks."""
     url = database_url(settings.database_url)
     options: dict[str, Any] = {
         "json_serializer": to_json,
         "json_deserializer": msgspec.json.decode,
         "hide_parameters": True,  # texts and passwords have no place in error messages
     }
+    if migrating:
+        options["poolclass"] = NullPool
     seconds = settings.database_timeout_seconds
     if url.get_backend_name() == "sqlite":
-        if url.database and url.database != ":memory:":
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_async_engine(url, connect_args={"timeout": seconds}, **(options | more))
+        if not url.database or url.database == ":memory:":
+            raise SettingsInvalid("DATABASE_URL: SQLite needs a file, as in sqlite:///var/llmobs.db")
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        wait = MIGRATION_WAIT_SECONDS if migrating else seconds
+        engine = create_async_engine(url, connect_args={"timeout": wait}, **options)
         synchronous = settings.sqlite_synchronous.value
 
         @event.listens_for(engine.sync_engine, "connect")
@@ -87,11 +86,57 @@ def make_engine(settings: Settings, **more: Any) -> AsyncEngine:
             cursor.close()
 
         return engine
-    if "poolclass" not in more:
-        more |= {"pool_size": settings.database_pool_size, "max_overflow": 0, "pool_timeout": seconds}
-    return create_async_engine(
-        url, connect_args={"timeout": seconds, "command_timeout": seconds}, **(options | more)
-    )
+    arguments: dict[str, Any] = {"timeout": seconds}
+    if "sslmode" in url.query:  # libpq's name for what asyncpg calls ssl
+        arguments["ssl"] = url.query["sslmode"]
+        url = url.difference_update_query(["sslmode"])
+    if not migrating:
+        arguments["command_timeout"] = seconds
+        # The server gives up as well: a statement that nobody waits for must not hold its locks.
+        arguments["server_settings"] = {
+            "application_name": "llmobs",
+            "statement_timeout": str(round(seconds * 1000)),
+        }
+        options |= {"pool_size": settings.database_pool_size, "max_overflow": 0, "pool_timeout": seconds}
+    return create_async_engine(url, connect_args=arguments, **options)
+
+
+class RowRefused(LlmobsError):
+    """The database answers, and refuses what a row holds."""
+
+
+class Disconnected(StoreUnavailable):
+    """The connection broke. A pooled one may have been dead for long, so another may work."""
+
+
+@contextmanager
+def told_plainly() -> Iterator[None]:
+    """Drivers' errors leave as StoreUnavailable, or as RowRefused when the data are at fault."""
+    try:
+        yield
+    except (TimeoutError, PoolTimeoutError):
+        raise StoreUnavailable("no answer in time") from None
+    except OSError as error:
+        raise StoreUnavailable(type(error).__name__) from None
+    except DBAPIError as error:
+        reason = _reason(error)
+        if error.connection_invalidated:
+            raise Disconnected(reason) from None
+        raise (RowRefused(reason) if _row_at_fault(error) else StoreUnavailable(reason)) from None
+
+
+def _row_at_fault(error: DBAPIError) -> bool:
+    """Whether the same row would be refused again; what we do not know counts as an outage."""
+    state = getattr(error.orig, "sqlstate", None)
+    if state is None:
+        return isinstance(error, DataError | IntegrityError)
+    return state[:2] in {"22", "23", "54"}  # bad data, broken constraint, over a limit
+
+
+def _reason(error: DBAPIError) -> str:
+    """The kind of error, and no more: driver messages may quote addresses and values."""
+    origin = error.orig or error
+    return getattr(origin, "sqlite_errorname", None) or type(origin.__cause__ or origin).__name__
 
 
 class Database:
@@ -103,22 +148,10 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction, committed at the end of the block.
-
-        StoreUnavailable when the database does not answer, in time or at all. What the database
-        refuses because of the data itself passes through as SQLAlchemy's own errors.
-        """
-        try:
+        """A transaction, committed at the end of the block. Raises what `told_plainly` says."""
+        with told_plainly():
             async with asyncio.timeout(self._seconds), self.engine.begin() as connection:
                 yield connection
-        except (TimeoutError, PoolTimeoutError):
-            raise StoreUnavailable(f"no answer within {self._seconds:g} s") from None
-        except (OperationalError, InterfaceError, OSError) as error:
-            raise StoreUnavailable(_reason(error)) from None
-        except DBAPIError as error:
-            if not error.connection_invalidated:
-                raise
-            raise StoreUnavailable(_reason(error)) from None
 
     async def ping(self) -> None:
         """StoreUnavailable unless the database answers."""
@@ -128,9 +161,3 @@ class Database:
     async def dispose(self) -> None:
         """Close all connections."""
         await self.engine.dispose()
-
-
-def _reason(error: Exception) -> str:
-    """The kind of error, and no more: driver messages may quote addresses and values."""
-    origin = getattr(error, "orig", None) or error
-    return type(origin.__cause__ or origin).__name__

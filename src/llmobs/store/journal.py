@@ -5,17 +5,19 @@ next, and when the last held more than one the next lingers a moment to hold mor
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import Protocol
 
 import msgspec
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from llmobs.domain.record import Record
 from llmobs.errors import Overloaded, RecordUnavailable, StoreUnavailable
 from llmobs.settings import Settings, StoreOnFailure
+from llmobs.store.backlog import Backlog
+from llmobs.store.database import Disconnected, RowRefused
 from llmobs.store.spool import Spool, SpoolFull
 
 log = structlog.get_logger("llmobs.journal")
@@ -52,16 +54,19 @@ class Journal:
 
     def __init__(self, settings: Settings, write: Write, spool: Spool, observer: Observer) -> None:
         self._write = write
-        self._spool = spool
+        self._backlog = Backlog(spool, write)
         self._observer = observer
         self._on_failure = settings.store_on_failure
         self._linger = settings.journal_linger_ms / 1000
         self._max_pending = settings.journal_max_pending
         self._waiting: list[Waiting] = []
+        self._wanted = 1
+        """How many must wait for the writer to wake up."""
         self._writing = 0
         self._wake = asyncio.Event()
-        self._closing = False
-        self._away_until = 0.0
+        self._closing = asyncio.Event()
+        self._away = False
+        self._retry_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -76,40 +81,37 @@ class Journal:
 
     async def close(self) -> None:
         """Write what waits, then stop."""
-        self._closing = True
+        self._closing.set()
+        self._backlog.stop()
         self._wake.set()
-        if self._tasks:
-            writer, drainer = self._tasks
-            await writer
-            drainer.cancel()
-            await asyncio.wait([drainer])
-        await asyncio.to_thread(self._spool.close)
+        await asyncio.gather(*self._tasks)
+        await self._backlog.close()
 
     async def append(self, record: Record) -> Receipt:
         """Keep a record; returns after the commit (or the flush of the spool) that holds it.
 
         Overloaded when too many wait, RecordUnavailable when it could not be kept.
         """
-        if self._closing:
+        if self._closing.is_set():
             raise RecordUnavailable("The service is shutting down; try again.")
         if self.pending >= self._max_pending:
             raise Overloaded(f"{self.pending} verdicts wait for the database; try again.")
         future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         self._waiting.append((record, future))
-        self._wake.set()
+        if len(self._waiting) >= self._wanted:
+            self._wake.set()
         return await future
 
     async def _run(self) -> None:
         last = 0
         while True:
-            if not self._waiting:
-                if self._closing:
-                    return
-                self._wake.clear()
-                await self._wake.wait()
-            if last > 1 and self._linger and len(self._waiting) < MAX_ROWS and not self._closing:
-                await asyncio.sleep(self._linger)
+            await self._gather(1, None)
+            if last > 1:
+                # They come again about as many as before: no use in waiting for more.
+                await self._gather(min(last, MAX_ROWS), self._linger)
             batch, self._waiting = self._waiting[:MAX_ROWS], self._waiting[MAX_ROWS:]
+            if not batch:
+                return
             last = self._writing = len(batch)
             try:
                 await self._keep(batch)
@@ -120,40 +122,53 @@ class Journal:
             finally:
                 self._writing = 0
 
+    async def _gather(self, wanted: int, seconds: float | None) -> None:
+        """Wait until so many verdicts wait, at most so long, and not at all when closing."""
+        if len(self._waiting) >= wanted or self._closing.is_set():
+            return
+        self._wanted = wanted
+        self._wake.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+
     async def _keep(self, batch: Sequence[Waiting]) -> None:
         try:
             lost = await self._commit([record for record, _ in batch])
         except StoreUnavailable as error:
             await self._keep_elsewhere(batch, str(error))
-            return
-        except SQLAlchemyError as error:
-            self._observer.commit_failed(type(error).__name__)
-            if len(batch) == 1:
-                log.error("the database refuses a verdict", reason=type(error).__name__)
-                _fail(batch, "The database refuses this verdict.")
+        except Exception as error:
+            # Whatever is wrong with one verdict, its mates are written: halve until it stands alone.
+            if len(batch) > 1:
+                middle = len(batch) // 2
+                await self._keep(batch[:middle])
+                await self._keep(batch[middle:])
                 return
-            for one in batch:  # one bad row must not take its mates along
-                await self._keep([one])
-            return
-        for record, future in batch:
-            if not future.done():
-                future.set_result(Receipt(recorded=True, taken_by=lost.get(record.request_id)))
+            self._observer.commit_failed(type(error).__name__)
+            log.error("verdict refused", reason=str(error), exc_info=not isinstance(error, RowRefused))
+            _fail(batch, "The database refuses this verdict.")
+        else:
+            for record, future in batch:
+                if not future.done():
+                    future.set_result(Receipt(recorded=True, taken_by=lost.get(record.request_id)))
 
     async def _commit(self, records: Sequence[Record]) -> dict[str, str]:
         loop = asyncio.get_running_loop()
-        if loop.time() < self._away_until:
+        # While verdicts wait in the spool it is the drain that tries, so that no request waits for that.
+        if self._away and (self._backlog.size or loop.time() < self._retry_at):
             raise StoreUnavailable("the database failed a moment ago")
         started = perf_counter()
         try:
             try:
                 lost = await self._write(records)
-            except StoreUnavailable:
-                # A server that was restarted leaves dead connections behind: a second try gets a new one.
+            except Disconnected:
                 lost = await self._write(records)
         except StoreUnavailable as error:
-            self._away_until = loop.time() + RETRY_SECONDS
+            self._away = True
+            self._retry_at = loop.time() + RETRY_SECONDS
             self._observer.commit_failed(str(error))
             raise
+        self._away = False
         self._observer.committed(len(records), perf_counter() - started)
         return lost
 
@@ -174,9 +189,9 @@ class Journal:
                 if not plain:
                     return
                 try:
-                    await asyncio.to_thread(self._spool.append, [record for record, _ in plain])
+                    await self._backlog.append([record for record, _ in plain])
                 except SpoolFull as error:
-                    log.error("spool full", reason=str(error))
+                    log.error("spool takes no more", reason=str(error))
                     _fail(plain, "The database does not answer and the spool is full; try again.")
                     return
                 for _, future in plain:
@@ -184,31 +199,18 @@ class Journal:
                         future.set_result(Receipt(recorded=True))
 
     async def _drain_always(self) -> None:
-        while True:
+        while not self._closing.is_set():
             try:
-                await self._drain()
-            except (StoreUnavailable, SQLAlchemyError, OSError) as error:
-                log.warning("spool not drained", reason=type(error).__name__)
-            await asyncio.sleep(RETRY_SECONDS)
-
-    async def _drain(self) -> None:
-        for orphan in self._spool.orphans():
-            records = await asyncio.to_thread(orphan.read)
-            await self._drain_records(records)
-            orphan.remove()
-            log.info("spool of a dead process drained", rows=len(records))
-        if self._spool.size:
-            records = await asyncio.to_thread(self._spool.read)
-            size = self._spool.size
-            await self._drain_records(records)
-            if self._spool.size == size:  # else more came meanwhile; what is there twice is written once
-                self._spool.clear()
-                log.info("spool drained", rows=len(records))
-
-    async def _drain_records(self, records: Sequence[Record]) -> None:
-        for start in range(0, len(records), MAX_ROWS):
-            await self._write(records[start : start + MAX_ROWS])
-        self._away_until = 0.0
+                if await self._backlog.drain():
+                    self._away = False
+            except (StoreUnavailable, OSError) as error:
+                log.warning("spool not drained", reason=str(error))
+            except Exception:
+                # The drain must outlive a bug: without it the spool would only fill.
+                log.exception("drain")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_SECONDS):
+                    await self._closing.wait()
 
 
 def _fail(batch: Sequence[Waiting], detail: str) -> None:

@@ -2,18 +2,17 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, NullPool
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 import llmobs
 from llmobs.settings import Settings
-from llmobs.store.database import make_engine
+from llmobs.store.database import make_engine, told_plainly
 
 
 def scripts() -> Path:
@@ -41,36 +40,38 @@ def head() -> str:
 
 def upgrade(settings: Settings, revision: str = "head") -> None:
     """Go up to a revision. Safe to run at the same time from several processes."""
-    command.upgrade(config(settings), revision)
+    with told_plainly():
+        command.upgrade(config(settings), revision)
 
 
 def downgrade(settings: Settings, revision: str = "base") -> None:
     """Go down to a revision."""
-    command.downgrade(config(settings), revision)
+    with told_plainly():
+        command.downgrade(config(settings), revision)
 
 
 def _revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-async def revision_of(engine: AsyncEngine) -> str | None:
+async def revision_of(connection: AsyncConnection) -> str | None:
     """The revision that the database is at; None for an empty schema."""
-    async with engine.connect() as connection:
-        return await connection.run_sync(_revision)
+    return await connection.run_sync(_revision)
 
 
 def current(settings: Settings) -> str | None:
     """The revision that the database of the settings is at."""
 
-    async def ask() -> Any:
-        engine = make_engine(settings, poolclass=NullPool)
+    async def ask() -> str | None:
+        engine = make_engine(settings, migrating=True)
         try:
-            return await revision_of(engine)
+            async with engine.connect() as connection:
+                return await revision_of(connection)
         finally:
             await engine.dispose()
 
-    found: str | None = asyncio.run(ask())
-    return found
+    with told_plainly():
+        return asyncio.run(ask())
 
 
 def is_current(settings: Settings) -> bool:

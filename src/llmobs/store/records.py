@@ -1,14 +1,13 @@
 """Reading and writing verdicts. Functions take an open transaction; committing is the caller's."""
 
-import base64
-import binascii
+import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, Select, delete, func, insert, select, tuple_
+from sqlalchemy import Row, Select, delete, false, func, insert, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,6 +18,8 @@ from llmobs.store.database import to_json, without_nul
 from llmobs.store.tables import detection_logs, idempotency_keys, system_metrics
 
 COLUMNS = tuple(column.name for column in detection_logs.columns if column.name != "id")
+CURSOR = re.compile(r"[1-9][0-9]{0,17}")
+TIERS = (1, 2, 3)
 _EVIDENCE = tuple[EvidenceEntry, ...]
 _COVERAGE = tuple[CoverageEntry, ...]
 
@@ -69,7 +70,7 @@ def _insert_statement(dialect: str) -> str:
 
 def _row(record: Record, *, postgres: bool) -> tuple[Any, ...]:
     """The values of COLUMNS as the driver takes them."""
-    created = record.created_at
+    created = record.created_at.astimezone(UTC)
     return (
         record.request_id,
         created if postgres else created.strftime("%Y-%m-%d %H:%M:%S.%f"),
@@ -178,34 +179,38 @@ async def page(
 
 
 def cursor_of(row_id: int) -> str:
-    """An opaque cursor for what comes after a row."""
-    return base64.urlsafe_b64encode(f"id:{row_id}".encode()).decode().rstrip("=")
+    """The cursor for what comes after a row."""
+    return str(row_id)
 
 
 def id_of(cursor: str) -> int:
-    """The row id behind a cursor; ValueError when we never gave it."""
-    try:
-        name, _, number = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).partition(
-            b":"
-        )
-    except binascii.Error as error:
-        raise ValueError(str(error)) from None
-    if name != b"id" or not number.isdigit() or len(number) > 18:
+    """The row id behind a cursor; ValueError when it cannot be one of ours."""
+    if not CURSOR.fullmatch(cursor):
         raise ValueError("not a cursor of ours")
-    return int(number)
+    return int(cursor)
 
 
 def _filtered(query: Select[Any], filters: LogFilter) -> Select[Any]:
     columns = detection_logs.c
+    if filters.tier_used is not None and filters.tier_used not in TIERS:
+        return query.where(false())  # the number may be larger than the column can be compared with
     for name in ("action", "failure_class", "tier_used", "blocked", "kind", "request_id"):
         wanted = getattr(filters, name)
         if wanted is not None:
-            query = query.where(columns[name] == wanted)
+            query = query.where(columns[name] == (without_nul(wanted) if isinstance(wanted, str) else wanted))
     if filters.since is not None:
-        query = query.where(columns.created_at >= filters.since)
+        query = query.where(columns.created_at >= _in_utc(filters.since))
     if filters.until is not None:
-        query = query.where(columns.created_at < filters.until)
+        query = query.where(columns.created_at < _in_utc(filters.until))
     return query
+
+
+def _in_utc(when: datetime) -> datetime:
+    """The time in UTC, at most a day off where the calendar ends."""
+    try:
+        return when.astimezone(UTC)
+    except OverflowError:
+        return when.replace(tzinfo=UTC)
 
 
 def _logged(row: Row[Any], body_sha256: bytes | None = None) -> LoggedRecord:
@@ -222,7 +227,7 @@ async def counts(connection: AsyncConnection) -> TierCounts:
     """All verdicts by tier, in one pass over one index."""
     tier = detection_logs.c.tier_used
     rows = await connection.execute(select(tier, func.count()).group_by(tier))
-    found: dict[int, int] = dict(rows.tuples().all())
+    found: dict[int, int] = {row[0]: row[1] for row in rows}
     return TierCounts(
         total=sum(found.values()), tier1=found.get(1, 0), tier2=found.get(2, 0), tier3=found.get(3, 0)
     )

@@ -1,9 +1,10 @@
 """A bounded durable local file for verdicts that the database has not taken yet.
 
-Frames are `length (4) | CRC-32 (4) | MessagePack of one Record`, appended and flushed to disk before
-the request is answered. A torn or corrupt frame ends the readable part: what comes after it was never
-acknowledged, or cannot be trusted. One file a process, held by a lock; a file whose process died is
-adopted by the next one that looks.
+Frames are `marker (4) | length (4) | CRC-32 (4) | JSON of one Record`, appended and flushed to disk
+before the request is answered. What is no sound frame is passed over to the next one and kept aside
+for people to look at: a torn tail, which was never acknowledged, or a part that the disk spoilt.
+
+One file a process, held by a lock; a file whose process died is adopted by the next that looks.
 """
 
 import fcntl
@@ -21,13 +22,19 @@ from llmobs.domain.record import Record
 
 log = structlog.get_logger("llmobs.spool")
 
-_HEAD = struct.Struct(">II")
-MAX_FRAME = 64 * 1024 * 1024
+_MARKER = b"\xf1LO1"  # its first byte is in no UTF-8 text, so no payload holds it
+_HEAD = struct.Struct(">4sII")
+_READ_BYTES = 1 << 20
 SUFFIX = ".spool"
+REJECTED = ".rejected"
+
+# JSON and not MessagePack: a caller's context may hold integers beyond 64 bits.
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Record).decode
 
 
 class SpoolFull(Exception):
-    """The spool may not grow further."""
+    """The spool cannot grow: it has reached its bound, or the disk refuses."""
 
 
 class Spool:
@@ -36,86 +43,169 @@ class Spool:
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
-        self._file: int | None = None
-        self._path: Path | None = None
-        self.size = 0
+        self._file: SpoolFile | None = None
+
+    @property
+    def size(self) -> int:
         """Bytes waiting in this process's file."""
+        return 0 if self._file is None else self._file.size
+
+    @property
+    def own(self) -> "SpoolFile | None":
+        """The file of this process, if it has needed one."""
+        return self._file
 
     def append(self, records: Sequence[Record]) -> None:
         """Keep records; returns once they are on disk. SpoolFull when they do not fit."""
-        frames = b"".join(map(_frame, records))
+        frames = as_frames(records)
         if self.size + len(frames) > self._max_bytes:
             raise SpoolFull(f"{self.size} of {self._max_bytes} bytes used")
-        handle = self._opened()
         try:
-            written = 0
-            while written < len(frames):
-                written += os.write(handle, frames[written:])
-            os.fsync(handle)
+            if self._file is None:
+                self._file = _created(self._folder)
+            self._file.append(frames)
         except OSError as error:
-            # Half a frame would hide the frames after it from every reader.
-            os.ftruncate(handle, self.size)
             raise SpoolFull(type(error).__name__) from None
-        self.size += len(frames)
 
-    def read(self) -> list[Record]:
-        """What is kept, oldest first."""
-        return [] if self._path is None or self.size == 0 else list(_frames(self._path))
-
-    def clear(self) -> None:
-        """Forget everything: the database has it."""
-        if self._file is not None:
-            os.ftruncate(self._file, 0)
-            os.fsync(self._file)
-            self.size = 0
-
-    def orphans(self) -> Iterator["Orphan"]:
-        """Files of processes that are gone, each locked to us while it is looked at."""
+    def orphans(self) -> Iterator["SpoolFile"]:
+        """Files of processes that are gone, each held by us while it is looked at."""
         if not self._folder.is_dir():
             return
         for path in sorted(self._folder.glob(f"*{SUFFIX}")):
-            if path == self._path:
+            if self._file is not None and path == self._file.path:
                 continue
-            try:
-                handle = os.open(path, os.O_RDWR)
-            except FileNotFoundError:
-                continue
-            try:
-                if _locked(handle):
-                    yield Orphan(path)
-            finally:
-                os.close(handle)
+            found = _taken(path)
+            if found is not None:
+                try:
+                    yield found
+                finally:
+                    found.close()
 
     def close(self) -> None:
         """Let go of the file; an empty one is removed, another is left for the next process."""
-        if self._file is not None and self._path is not None:
-            if self.size == 0:
-                self._path.unlink(missing_ok=True)
-            os.close(self._file)
+        if self._file is not None:
+            if self._file.size == 0:
+                self._file.remove()
+            self._file.close()
             self._file = None
 
-    def _opened(self) -> int:
-        if self._file is None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._path = self._folder / f"{uuid.uuid4()}{SUFFIX}"
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            _locked(self._file)
-        return self._file
 
+class SpoolFile:
+    """One spool file, locked by us."""
 
-class Orphan:
-    """A spool file whose process is gone."""
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, handle: int) -> None:
         self.path = path
+        self._handle = handle
+        self.size = os.fstat(handle).st_size
 
-    def read(self) -> list[Record]:
-        """What is kept, oldest first."""
-        return list(_frames(self.path))
+    def append(self, frames: bytes) -> None:
+        """Write and flush to disk. OSError leaves the file as it was."""
+        try:
+            written = 0
+            while written < len(frames):
+                written += os.write(self._handle, frames[written:])
+            os.fsync(self._handle)
+        except OSError:
+            os.ftruncate(self._handle, self.size)
+            raise
+        self.size += len(frames)
+
+    def read(self, offset: int, end: int, limit: int) -> tuple[list[Record], int]:
+        """Up to `limit` records from `offset` on, and where to go on; that is `end` when no more come."""
+        records: list[Record] = []
+        while len(records) < limit and offset < end:
+            record, following = self._next(offset, end)
+            if record is None:
+                log.error("spool is damaged", file=self.path.name, offset=offset, bytes=following - offset)
+                self.reject(os.pread(self._handle, following - offset, offset))
+            else:
+                records.append(record)
+            offset = following
+        return records, offset
+
+    def reject(self, content: bytes) -> None:
+        """Keep aside, beside the spool, what the database will never take."""
+        with self.path.with_suffix(REJECTED).open("ab") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def clear(self) -> None:
+        """Forget everything: the database has it."""
+        os.ftruncate(self._handle, 0)
+        os.fsync(self._handle)
+        self.size = 0
 
     def remove(self) -> None:
-        """Forget it: the database has it."""
+        """Remove the file: the database has what it held."""
         self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._handle)
+
+    def _next(self, offset: int, end: int) -> tuple[Record | None, int]:
+        """The record at `offset` and the offset after it; None with the next marker when damaged."""
+        head = os.pread(self._handle, _HEAD.size, offset)
+        if len(head) == _HEAD.size:
+            marker, length, crc = _HEAD.unpack(head)
+            following = offset + _HEAD.size + length
+            if marker == _MARKER and following <= end:
+                payload = os.pread(self._handle, length, offset + _HEAD.size)
+                if zlib.crc32(payload) == crc:
+                    return _decoded(payload), following
+        return None, self._marker_after(offset + 1, end)
+
+    def _marker_after(self, offset: int, end: int) -> int:
+        while offset < end:
+            found = os.pread(self._handle, min(_READ_BYTES, end - offset), offset).find(_MARKER)
+            if found >= 0:
+                return offset + found
+            # A marker may lie across two reads.
+            offset += max(min(_READ_BYTES, end - offset) - len(_MARKER) + 1, 1)
+        return end
+
+
+def as_frames(records: Sequence[Record]) -> bytes:
+    """Records as a spool file holds them."""
+    payloads = map(_encode, records)
+    return b"".join(_HEAD.pack(_MARKER, len(each), zlib.crc32(each)) + each for each in payloads)
+
+
+def _decoded(payload: bytes) -> Record | None:
+    """The record; None when another release wrote it in a form that we do not know."""
+    try:
+        return _decode(payload)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _created(folder: Path) -> SpoolFile:
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        path = folder / f"{uuid.uuid4()}{SUFFIX}"
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        if _locked(handle) and _is_still(path, handle):
+            break
+        os.close(handle)  # a process looking for orphans was quicker than we, and removes it
+    entry = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(entry)  # or a power cut may take the new file's name
+    finally:
+        os.close(entry)
+    return SpoolFile(path, handle)
+
+
+def _taken(path: Path) -> SpoolFile | None:
+    """The file, if its process is gone."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    if _locked(handle) and _is_still(path, handle):
+        return SpoolFile(path, handle)
+    os.close(handle)
+    return None
 
 
 def _locked(handle: int) -> bool:
@@ -126,23 +216,9 @@ def _locked(handle: int) -> bool:
     return True
 
 
-def _frame(record: Record) -> bytes:
-    payload = msgspec.msgpack.encode(record)
-    return _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
-
-
-def _frames(path: Path) -> Iterator[Record]:
-    decoder = msgspec.msgpack.Decoder(Record)
-    with path.open("rb") as file:
-        while True:
-            head = file.read(_HEAD.size)
-            if not head:
-                return
-            if len(head) == _HEAD.size:
-                length, crc = _HEAD.unpack(head)
-                payload = file.read(length) if length <= MAX_FRAME else b""
-                if len(payload) == length and zlib.crc32(payload) == crc:
-                    yield decoder.decode(payload)
-                    continue
-            log.warning("spool ends in a torn frame", file=path.name, offset=file.tell())
-            return
+def _is_still(path: Path, handle: int) -> bool:
+    """Whether the path leads to the open file: another may have drained and removed it before our lock."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False

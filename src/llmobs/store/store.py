@@ -141,6 +141,5 @@ class Store:
 
     async def is_at_head(self) -> bool:
         """Whether the schema is the newest."""
-        async with self._database.transaction():
-            pass  # a database that is away is told as such
-        return await revision_of(self._database.engine) == self._head
+        async with self._database.transaction() as connection:
+            return await revision_of(connection) == self._head

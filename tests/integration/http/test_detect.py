@@ -15,9 +15,9 @@ async def test_an_injection_is_blocked_with_its_span_and_stands_in_the_log(clien
     assert (body["action"], body["blocked"], body["failure_class"]) == ("block", True, "prompt_injection")
     assert body["severity"] == "critical"
     assert body["recorded"] is True
-    first = body["evidence"][0]
-    assert f"Hello. {INJECTION}"[first["start"] : first["end"]].lower().startswith("ignore")
-    assert first["source"].startswith("rule:prompt-injection")
+    shown = {f"Hello. {INJECTION}"[piece["start"] : piece["end"]] for piece in body["evidence"]}
+    assert "Ignore all previous instructions" in shown
+    assert all(piece["source"].startswith("rule:prompt-injection") for piece in body["evidence"])
     assert 0.5 < body["confidence"] <= 1.0
     assert body["confidence"] == body["scores"]["prompt_injection"]
 

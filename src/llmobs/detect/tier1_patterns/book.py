@@ -1,6 +1,7 @@
 """The rules in force: built-in packs and the operator's folder."""
 
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -25,7 +26,9 @@ def load_rules(folder: Path | None = None, excluded: Sequence[str] = ()) -> Rule
 
     RulesInvalid names file, rule and reason. The built-in packs' proofs are checked by our tests.
     """
-    packs: tuple[Pack, ...] = read_packs(BUILTIN)
+    if folder is None and not excluded:
+        return _builtin_rules()
+    packs = _builtin_packs()
     if folder is not None:
         own = read_packs(folder)
         for pack in own:
@@ -35,3 +38,16 @@ def load_rules(folder: Path | None = None, excluded: Sequence[str] = ()) -> Rule
         packs += own
     unique(packs)
     return RuleSet(packs, read_measured(BUILTIN / "measured.toml"), excluded)
+
+
+@cache
+def _builtin_packs() -> tuple[Pack, ...]:
+    """Read once: they do not change while we run, and the operator's folder may, often."""
+    packs = read_packs(BUILTIN)
+    unique(packs)
+    return packs
+
+
+@cache
+def _builtin_rules() -> RuleSet:
+    return RuleSet(_builtin_packs(), read_measured(BUILTIN / "measured.toml"))
