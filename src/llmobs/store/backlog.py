@@ -1,12 +1,13 @@
 """The spool as the event loop uses it: filled while the database is away, drained when it is back."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
 from llmobs.domain.record import Record
-from llmobs.errors import StoreUnavailable
+from llmobs.store.database import RowRefused
 from llmobs.store.spool import Spool, SpoolFile, as_frames
 
 log = structlog.get_logger("llmobs.backlog")
@@ -46,11 +47,12 @@ class Backlog:
         StoreUnavailable when the database does not take them: nothing is lost, call again.
         """
         rows = 0
-        for orphan in self._spool.orphans():
-            drained, at = await self._drain_file(orphan, 0)
-            rows += drained
-            if at == orphan.size:
-                orphan.remove()
+        with contextlib.closing(self._spool.orphans()) as orphans:
+            for orphan in orphans:
+                drained, at = await self._drain_file(orphan, 0)
+                rows += drained
+                if at == orphan.size:
+                    orphan.remove()
         own = self._spool.own
         at = 0
         while own is not None and own.size and not self._stopping:
@@ -86,9 +88,7 @@ class Backlog:
             return
         try:
             await self._write(records)
-        except StoreUnavailable:
-            raise
-        except Exception as error:
+        except (RowRefused, ValueError, OverflowError) as error:
             # One record that is refused for ever must not hold up all others for ever.
             if len(records) > 1:
                 middle = len(records) // 2

@@ -92,11 +92,7 @@ def make_engine(settings: Settings, *, migrating: bool = False) -> AsyncEngine:
         url = url.difference_update_query(["sslmode"])
     if not migrating:
         arguments["command_timeout"] = seconds
-        # The server gives up as well: a statement that nobody waits for must not hold its locks.
-        arguments["server_settings"] = {
-            "application_name": "llmobs",
-            "statement_timeout": str(round(seconds * 1000)),
-        }
+        arguments["server_settings"] = {"application_name": "llmobs"}
         options |= {"pool_size": settings.database_pool_size, "max_overflow": 0, "pool_timeout": seconds}
     return create_async_engine(url, connect_args=arguments, **options)
 

@@ -12,7 +12,7 @@ import os
 import struct
 import uuid
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -67,7 +67,7 @@ class Spool:
         except OSError as error:
             raise SpoolFull(type(error).__name__) from None
 
-    def orphans(self) -> Iterator["SpoolFile"]:
+    def orphans(self) -> Generator["SpoolFile", None, None]:
         """Files of processes that are gone, each held by us while it is looked at."""
         if not self._folder.is_dir():
             return

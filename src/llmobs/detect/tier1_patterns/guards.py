@@ -8,6 +8,7 @@ Persian and Indic scripts are ordinary text.
 import re
 import unicodedata
 from collections.abc import Iterator
+from itertools import accumulate
 
 import msgspec
 import re2
@@ -43,12 +44,13 @@ class GuardFinding(msgspec.Struct, frozen=True):
     score: float
 
 
-# No public data hold these. A score is the share of hits that would be right when one text in ten
-# carries the class and one such text in a hundred does it this way: 0.001 * caught against
-# 0.9 * alarms. Caught is the share of generated positives found (tests/unit/detect/test_guards.py).
-# No kind hit any of the 14,477 benign rows or of the 84,120 other labelled rows but one (a `override`
-# in an attack), so alarms is put at the upper end of what 14,477 benign rows allow, 3 in 14,477: 0.84.
-# The marks that have no use but to hide are set by hand above it, those seen in honest logs below.
+# Public data hold next to none of these: of 98,597 labelled rows four were hit, two attacks written in
+# tag characters and two jailbreaks full of control characters, and none of the 14,477 benign rows. The
+# positives in tests/unit/detect/test_guards.py are our own and all caught. A score is therefore put
+# together: one text in ten carries the class, one such text in a hundred does it this way, and the
+# alarms are as many as 14,477 rows without one allow, 3 in 14,477. That gives
+# 0.001 / (0.001 + 0.9 * 3 / 14477) = 0.84. By judgement, what has no use but to hide stands above
+# that figure, and what honest terminal logs hold stands below it.
 _SCORES = {
     "tags": 0.95,
     "selectors": 0.9,
@@ -64,31 +66,33 @@ _SCORES = {
 }
 
 _INVISIBLE = (
-    r"[\x{200b}\x{2060}-\x{2064}\x{feff}\x{180e}\x{115f}\x{1160}\x{3164}\x{ffa0}]"  # zero width, fillers
-    r"|[\x{200c}\x{200d}\x{ad}][\x{200c}\x{200d}\x{ad}]|[A-Za-z][\x{200c}\x{200d}][A-Za-z]"
+    r"[\x{200b}-\x{200f}\x{2060}-\x{2064}\x{feff}\x{ad}]{2}"
+    r"|[A-Za-z][\x{200b}-\x{200f}\x{2060}-\x{2064}\x{feff}\x{ad}][A-Za-z]"
     r"|[\x{202a}-\x{202e}\x{2066}-\x{2069}]"  # bidi embeddings, overrides, isolates
     r"|[\x{fe00}-\x{fe0f}]{2}|[\x{e0000}-\x{e007f}]|[\x{e0100}-\x{e01ef}]{2}"
 )
 _CONTROLS = r"[\x00-\x08\x0b\x0e-\x1f\x7f]|[\x{80}-\x{84}\x{86}-\x{9f}]"
 
 
-def _quick(pattern: str) -> re2._Regexp:
+def _quick(pattern: str) -> re2.Set:
+    # A set of one answers yes or no with less ado than a search does.
     options = re2.Options()
     options.log_errors = False
-    return re2.compile(pattern.encode(), options)
+    made = re2.Set.SearchSet(options)
+    made.Add(pattern)
+    made.Compile()
+    return made
 
 
 _SUSPICIOUS = _quick(f"{_INVISIBLE}|{_CONTROLS}")
-_SUSPICIOUS_ASCII = bytes([*range(9), 11, *range(14, 32), 127])
+# Bytes that neither are control characters nor begin one of the above in UTF-8.
+_HARMLESS = bytes(set(range(256)) - {*range(9), 11, *range(14, 32), 127, 0xC2, 0xE2, 0xEF, 0xF3})
 
 
 def guard_findings(text: str) -> list[GuardFinding]:
     """Everything that the guards see, in reading order; mostly nothing."""
     encoded = text.encode("utf-8", "surrogatepass")
-    if text.isascii():
-        odd = len(encoded.translate(None, _SUSPICIOUS_ASCII)) != len(encoded)
-    else:
-        odd = _SUSPICIOUS.search(encoded) is not None
+    odd = bool(encoded.translate(None, _HARMLESS)) and bool(_SUSPICIOUS.Match(encoded))
     found: list[GuardFinding] = []
     if odd:
         found += _hidden(text)
@@ -112,17 +116,23 @@ def _finding(kind: str, note: str, span: tuple[int, int]) -> GuardFinding:
 # Hidden characters
 
 
-_FLAG = re.compile("\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{3,6}\U000e007f")
+def _tagged(region: str) -> str:
+    return "".join(chr(0xE0000 + ord(char)) for char in region)
+
+
+# Flags of regions are a black flag, the region in tag letters, and an end tag. Only those drawn by
+# some font pass, so that no row of made-up flags carries a message.
+_REGIONS = ("gbeng", "gbsct", "gbwls", "gbnir", "usca", "ustx", "caqc", "esct", "frbre")
+_FLAG = re.compile("\U0001f3f4(?:" + "|".join(map(_tagged, _REGIONS)) + ")\U000e007f")
 _TAGS = re.compile("[\U000e0000-\U000e007f]+")
 _SELECTORS = re.compile(f"[\ufe00-\ufe0f\U000e0100-\U000e01ef]{{{MIN_SELECTORS},}}")
-_ZERO = "\u200b-\u200f\u2060-\u2064\ufeff\u180e\u00ad\u115f\u1160\u3164\uffa0\u034f"
+_ZERO = "\u200b-\u200f\u2060-\u2064\ufeff\u00ad"
 _ZERO_RUN = re.compile(f"[{_ZERO}]{{{MIN_ZERO_WIDTH},}}")
 _SPLIT = re.compile(f"[A-Za-z](?:[{_ZERO}]+[A-Za-z]){{{MIN_SPLIT_LETTERS - 1},}}")
 
 
 def _hidden(text: str) -> Iterator[GuardFinding]:
-    flags = {at for flag in _FLAG.finditer(text) for at in range(*flag.span())}
-    runs = [run for run in _TAGS.finditer(text) if run.start() not in flags]
+    runs = list(_TAGS.finditer(_FLAG.sub(lambda flag: " " * len(flag.group()), text)))
     if sum(run.end() - run.start() for run in runs) >= MIN_TAGS:
         spelt = "".join(chr(ord(char) - 0xE0000) for run in runs for char in run.group())
         letters = sum(char.isalnum() for char in spelt)
@@ -141,49 +151,49 @@ def _hidden(text: str) -> Iterator[GuardFinding]:
 # Writing direction
 
 
-_BIDI_LINE = re.compile("[^\n\u2029]*[\u202a-\u202e\u2066-\u2069][^\n\u2029]*")
 _BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
-_OVERRIDES = "\u202d\u202e"
-_POP, _POP_ISOLATE = "\u202c", "\u2069"
-_ISOLATES = "\u2066\u2067\u2068"
+_LEFT_OVERRIDE, _RIGHT_OVERRIDE = "\u202d", "\u202e"
+_RIGHT_TO_LEFT = "\u202b\u2067"
+_CLOSING = "\u202c\u2069"
 
 
 def _bidi(text: str) -> Iterator[GuardFinding]:
-    for line in _BIDI_LINE.finditer(text):
-        trick = _bidi_trick(line.group())
+    mark = _BIDI.search(text)
+    while mark is not None:
+        start = text.rfind("\n", 0, mark.start()) + 1
+        end = text.find("\n", mark.start())
+        end = len(text) if end < 0 else end
+        trick = _bidi_trick(text[start:end])
         if trick is not None:
-            start, end = trick
             note = "direction marks show the text in another order than it is read"
-            yield _finding("bidi", note, (line.start() + start, line.start() + end))
+            yield _finding("bidi", note, (start + trick[0], start + trick[1]))
             return
+        mark = _BIDI.search(text, end)
 
 
 def _bidi_trick(line: str) -> tuple[int, int] | None:
-    """A stretch whose letters are shown out of order, or left-to-right text with marks left open."""
+    """A stretch whose letters an override turns round, or left-to-right text turned and left so."""
+    sides = [unicodedata.bidirectional(char) for char in line]
+    left = list(accumulate((side == "L" for side in sides), initial=0))
+    right = list(accumulate((side in {"R", "AL"} for side in sides), initial=0))
+
+    def tricks(opening: str, start: int, end: int) -> bool:
+        if opening == _LEFT_OVERRIDE:
+            return right[end] - right[start] > 1
+        return opening == _RIGHT_OVERRIDE and left[end] - left[start] > 1
+
     opened: list[tuple[str, int]] = []
-    rtl = any(unicodedata.bidirectional(char) in {"R", "AL"} for char in line if char >= "\u0590")
     for mark in _BIDI.finditer(line):
-        char = mark.group()
-        if char not in _POP + _POP_ISOLATE:
-            opened.append((char, mark.start()))
-            continue
-        if not opened:
-            continue
-        opening, start = opened.pop()
-        if opening in _OVERRIDES and _reorders(opening, line[start : mark.end()]):
-            return start, mark.end()
+        if mark.group() not in _CLOSING:
+            opened.append((mark.group(), mark.start()))
+        elif opened:
+            opening, start = opened.pop()
+            if tricks(opening, start, mark.end()):
+                return start, mark.end()
     for opening, start in opened:
-        if opening in _OVERRIDES and _reorders(opening, line[start:]):
+        if tricks(opening, start, len(line)) or (opening in _RIGHT_TO_LEFT and not right[-1]):
             return start, len(line)
-    if opened and not rtl:
-        return opened[0][1], len(line)
     return None
-
-
-def _reorders(override: str, stretch: str) -> bool:
-    """Whether an override turns round letters of the other direction."""
-    turned = {"R", "AL"} if override == "\u202d" else {"L"}
-    return sum(unicodedata.bidirectional(char) in turned for char in stretch) > 1
 
 
 # Control characters
@@ -250,13 +260,14 @@ def _flood(text: str) -> Iterator[GuardFinding]:
     size = len(text)
     for place in (size // 4, size // 2, size * 3 // 4):
         sample = text[place : place + _SAMPLE]
-        again = text.find(sample, place + 1, place + 3 * _SAMPLE)
+        again = text.find(sample, place + 1, place + 2 * _SAMPLE)
         if again < 0:
             continue
         unit = again - place
         width = -(-_SAMPLE // unit) * unit  # counts do not overlap: they step by whole units
         share = text.count(sample) * width / size
-        if share >= (BLANK_SHARE if sample.isspace() else FLOOD_SHARE):
+        blank = not sample.strip() or 0 < sum(char.isalnum() for char in sample) < _SAMPLE // 2
+        if share >= (BLANK_SHARE if blank else FLOOD_SHARE):
             first, last = text.find(sample), text.rfind(sample)
             yield _finding("flood", "one short piece repeats over most of the text", (first, last + _SAMPLE))
             return

@@ -1,0 +1,149 @@
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import event
+from support.store import Heard, make_record
+
+from llmobs.domain.record import Record
+from llmobs.errors import Overloaded, RecordUnavailable
+from llmobs.settings import Settings
+from llmobs.store.database import Database
+from llmobs.store.store import Kept, Store
+
+BODY, OTHER_BODY = b"\1" * 32, b"\2" * 32
+
+
+def _keyed(**changes: Any) -> Record:
+    return make_record(**({"idempotency_key": "key", "body_sha256": BODY} | changes))
+
+
+async def test_an_appended_record_is_there_when_append_returns(store: Store, database: Database) -> None:
+    record = make_record()
+    assert await store.append(record) == Kept(recorded=True)
+    # Another connection sees it, so it was committed.
+    async with database.transaction() as connection:
+        found = await connection.exec_driver_sql("SELECT request_id FROM detection_logs")
+        assert found.scalars().all() == [record.request_id]
+
+
+async def test_records_that_come_together_share_a_commit(store: Store, heard: Heard) -> None:
+    given = [make_record() for _ in range(200)]
+    await asyncio.gather(*(store.append(record) for record in given))
+    assert sum(heard.batches) == 200
+    assert len(heard.batches) <= 3
+    assert [row.request_id for row in reversed(await store.recent(500))] == [r.request_id for r in given]
+
+
+async def test_a_caller_who_leaves_harms_nobody(store: Store) -> None:
+    given = [make_record() for _ in range(10)]
+    tasks = [asyncio.create_task(store.append(record)) for record in given]
+    await asyncio.sleep(0)
+    for task in tasks[::2]:
+        task.cancel()
+    done = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(one) for one in done[::2]] == [asyncio.CancelledError] * 5
+    assert done[1::2] == [Kept(recorded=True)] * 5
+    assert await store.append(make_record()) == Kept(recorded=True)
+    written = {row.request_id for row in await store.recent(50)}
+    assert {record.request_id for record in given[1::2]} <= written
+
+
+async def test_more_than_may_wait_is_overload_at_once(settings: Settings, heard: Heard) -> None:
+    async with Store(msgspec.structs.replace(settings, journal_max_pending=3), heard) as store:
+        done = await asyncio.gather(*(store.append(make_record()) for _ in range(5)), return_exceptions=True)
+        assert [type(one) for one in done] == [Kept, Kept, Kept, Overloaded, Overloaded]
+        assert await store.append(make_record()) == Kept(recorded=True)
+        assert store.pending == 0
+
+
+async def test_what_waits_at_the_end_is_written(settings: Settings, heard: Heard) -> None:
+    store = Store(settings, heard)
+    async with store:
+        tasks = [asyncio.create_task(store.append(make_record())) for _ in range(20)]
+        await asyncio.sleep(0)
+    assert await asyncio.gather(*tasks) == [Kept(recorded=True)] * 20
+    with pytest.raises(RecordUnavailable):
+        await store.append(make_record())
+
+
+async def test_the_second_with_a_key_gets_the_first_verdict(store: Store) -> None:
+    first = _keyed(llm_response="first")
+    assert await store.append(first) == Kept(recorded=True)
+    for body in (BODY, OTHER_BODY):
+        kept = await store.append(_keyed(llm_response="second", body_sha256=body))
+        assert kept.duplicate_of is not None
+        assert kept.duplicate_of.request_id == first.request_id
+        assert kept.duplicate_of.body_sha256 == BODY  # which tells a repeat from a reuse
+    assert (await store.counts()).total == 1
+    found = await store.by_idempotency_key("client-1", "key")
+    assert found is not None
+    assert found.llm_response == "first"
+    assert await store.by_idempotency_key("client-2", "key") is None
+
+
+async def test_keys_of_different_clients_do_not_meet(store: Store) -> None:
+    for client in ("a", "b", None):
+        assert await store.append(_keyed(client_id=client)) == Kept(recorded=True)
+    assert (await store.counts()).total == 3
+
+
+async def test_of_many_at_once_with_one_key_one_wins(settings: Settings, heard: Heard) -> None:
+    async with Store(settings, heard) as one, Store(settings, heard) as other:
+        given = [_keyed() for _ in range(20)]
+        done = await asyncio.gather(*((one, other)[n % 2].append(r) for n, r in enumerate(given)))
+        winners = [r.request_id for r, kept in zip(given, done, strict=True) if kept.duplicate_of is None]
+        assert len(winners) == 1
+        assert {k.duplicate_of.request_id for k in done if k.duplicate_of is not None} == set(winners)
+        assert [row.request_id for row in await one.recent(50)] == winners
+
+
+async def test_crossing_keys_of_two_processes_do_not_block_each_other(
+    settings: Settings, heard: Heard
+) -> None:
+    async with Store(settings, heard) as one, Store(settings, heard) as other:
+        for turn in range(8):
+            keys = [f"{turn}-{n:03}" for n in range(150)]
+            done = await asyncio.gather(
+                *(one.append(_keyed(idempotency_key=key)) for key in keys),
+                *(other.append(_keyed(idempotency_key=key)) for key in reversed(keys)),
+            )
+            assert sum(kept.duplicate_of is None for kept in done) == 150
+    assert heard.failures == []
+
+
+@pytest.mark.parametrize("poison", [{"tier_used": 2**80}, {"context": {"a": object()}}])
+async def test_a_bad_row_is_refused_alone(store: Store, heard: Heard, poison: dict[str, Any]) -> None:
+    given = [make_record() for _ in range(9)]
+    given.insert(4, make_record(**poison))
+    done = await asyncio.gather(*(store.append(record) for record in given), return_exceptions=True)
+    assert isinstance(done.pop(4), RecordUnavailable)
+    assert done == [Kept(recorded=True)] * 9
+    assert (await store.counts()).total == 9
+    assert len(heard.failures) == 1
+
+
+async def test_a_row_that_the_database_refuses_is_refused_alone(store: Store, database: Database) -> None:
+    given = [make_record() for _ in range(9)]
+    given.insert(4, make_record(method=None))
+    done = await asyncio.gather(*(store.append(record) for record in given), return_exceptions=True)
+    assert isinstance(done.pop(4), RecordUnavailable)
+    assert done == [Kept(recorded=True)] * 9
+
+
+async def test_names_of_any_length_are_kept(store: Store) -> None:
+    long = "x" * 1000
+    record = make_record(failure_class=long, policy_id=long, method=long, client_id=long)
+    assert await store.append(record) == Kept(recorded=True)
+    [row] = await store.recent(1)
+    assert (row.failure_class, row.policy_id, row.method, row.client_id) == (long,) * 4
+
+
+async def test_a_busy_journal_writes_one_statement_a_batch(store: Store) -> None:
+    statements: list[str] = []
+    event.listen(
+        store._database.engine.sync_engine, "before_cursor_execute", lambda *args: statements.append(args[2])
+    )
+    await asyncio.gather(*(store.append(make_record()) for _ in range(100)))
+    assert 1 <= len([one for one in statements if one.startswith("INSERT")]) <= 3
