@@ -25,7 +25,6 @@ import re2
 from llmobs.app import build_pipeline
 from llmobs.detect.pipeline import Pipeline
 from llmobs.detect.tier1_patterns.book import rule_book
-from llmobs.detect.tier1_patterns.engine import SET_MEMORY
 from llmobs.domain.policy import Policy
 from llmobs.policies import load_policies
 from llmobs.screen import Inquiry, examine
@@ -137,7 +136,7 @@ def main() -> None:
     patterns = [rule.rule.pattern for rule in book.current.rules]
 
     options = re2.Options()
-    options.max_mem = SET_MEMORY
+    options.max_mem = 48 << 20
     bare = re2.Set.SearchSet(options)
     for pattern in patterns:
         bare.Add(pattern.encode())

@@ -27,7 +27,7 @@ from llmobs.domain.record import coverage_entry, evidence_entry
 from llmobs.domain.risk import Action
 from llmobs.domain.subject import Kind
 from llmobs.domain.verdict import Verdict
-from llmobs.errors import ConfigurationError
+from llmobs.errors import LlmobsError
 from llmobs.evaluation import FileFigures, Interval, Outcome, figures, outcomes, read_rows
 from llmobs.policies import load_policies
 from llmobs.screen import Inquiry, examine
@@ -37,10 +37,10 @@ ACTION_COLOURS = {Action.ALLOW: "green", Action.LOG: "cyan", Action.WARN: "yello
 
 
 def main() -> None:
-    """Run the command; a configuration that cannot be used is told in one line."""
+    """Run the command; what we expect to go wrong is told in one line."""
     try:
         cli()
-    except ConfigurationError as error:
+    except LlmobsError as error:
         click.echo(f"llmobs: {error}", err=True)
         sys.exit(2)
 

@@ -75,7 +75,7 @@ _CARD_PREFIXES = re.compile(
 def card_shape(value: str) -> bool:
     """Prefix and length of a card brand, whatever the check digit; not one digit over and over."""
     digits = "".join(char for char in value if char.isdigit())
-    return _CARD_PREFIXES.fullmatch(digits) is not None and len(set(digits)) > 2
+    return _CARD_PREFIXES.fullmatch(digits) is not None and len(set(digits)) > 1
 
 
 def card(value: str) -> bool:
@@ -514,7 +514,11 @@ def vin(value: str) -> bool:
 def mac(value: str) -> bool:
     """A hardware address that can be a device's: not broadcast, not empty, not a counting row."""
     compact = re.sub(r"[^0-9a-f]", "", value.lower())
-    return len(compact) == 12 and len(set(compact)) > 3 and compact not in {"001122334455", "aabbccddeeff"}
+    return (
+        len(compact) == 12
+        and len(set(compact)) > 3
+        and compact not in {"001122334455", "aabbccddeeff", "0123456789ab"}
+    )
 
 
 _KNOWN_RESOLVERS = frozenset(
@@ -577,7 +581,7 @@ def phone(value: str) -> bool:
     return not re.fullmatch(
         r"\s*(?:(?:19|20)\d\d[-/. ](?:0?[1-9]|1[0-2])[-/. ](?:0?[1-9]|[12]\d|3[01])"
         r"|(?:0?[1-9]|[12]\d|3[01])[-/. ](?:0?[1-9]|[12]\d|3[01])[-/. ](?:19|20)\d\d"
-        r"|(?:19|20)\d\d\s?[-–]\s?(?:19|20)\d\d)\s*",
+        r"|(?:19|20)\d\d\s?[-– ]\s?(?:19|20)\d\d)\s*",
         text,
     )
 
@@ -750,7 +754,7 @@ _STAND_INS = _listed(
     "hunter2 p4ssw0rd password1 password123 pass123 mypassword mypass secret123 changeme changeit letmein"
 )
 _IDENTIFIER = re.compile(
-    r"[A-Z][A-Z0-9_]*|[A-Za-z_]+(?:\.[A-Za-z_]\w*)+|[a-z]+(?:_[a-z0-9]+)+|[a-z]+(?:-[a-z]+)+-?\d?"
+    r"[A-Z][A-Z0-9_]*|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+|[a-z]+(?:_[a-z0-9]+)+|[a-z]+(?:-[a-z]+)+-?\d?"
     r"|[a-z]+(?:[A-Z][a-z]+)+\d?|v?\d+(?:\.\d+)+\w*|\d+(?:[.,]\d+)*(?:%|[a-z]{1,7})?|[\d:/.\-]+|[a-z]+\d"
 )
 
@@ -775,6 +779,16 @@ def password(value: str) -> bool:
     if letters and digits:
         return True
     return signs and letters and any(char in "!@#$%^&*+=~" for char in value.strip("!?*"))
+
+
+def three_classes(value: str) -> bool:
+    """Three of small letters, capitals, digits and signs."""
+    return (
+        any(char.islower() for char in value)
+        + any(char.isupper() for char in value)
+        + any(char.isdigit() for char in value)
+        + any(not char.isalnum() for char in value.rstrip(".,:!?"))
+    ) >= 3
 
 
 def url_password(value: str) -> bool:
@@ -825,6 +839,7 @@ CHECKS: dict[str, Check] = {
     "se_personnummer": se_personnummer,
     "secret": secret,
     "secret_not_id": secret_not_id,
+    "three_classes": three_classes,
     "tr_tckn": tr_tckn,
     "uk_nhs": uk_nhs,
     "uk_nino": uk_nino,

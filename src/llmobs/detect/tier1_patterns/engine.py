@@ -1,17 +1,15 @@
-"""The compiled rules: one set pass a view, spans only for the rules that hit."""
+"""The compiled rules: one pass for words a view, then only the patterns whose words occur."""
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
-import re2
 
 from llmobs.detect.tier1_patterns.checks import Check, check_named
-from llmobs.detect.tier1_patterns.normalise import VIEWS, View, disguises
+from llmobs.detect.tier1_patterns.normalise import View, disguises
 from llmobs.detect.tier1_patterns.pack import Measured, Pack, Rule, Status, compile_pattern
+from llmobs.detect.tier1_patterns.prefilter import Prefilter, any_of
 from llmobs.detect.tier1_patterns.shape import is_bare
 from llmobs.domain.detection import Evidence
 from llmobs.domain.risk import FailureClass
@@ -21,8 +19,6 @@ MAX_SPANS = 16
 """Spans told per rule and text; one is enough to act, the rest helps to redact."""
 MAX_CANDIDATES = 2000
 """Raw matches of one rule that are put through its checks; bounds work on hostile texts."""
-SET_MEMORY = 48 << 20
-"""Upper bound, in bytes, for the automaton of one set; RE2 fills it as texts need."""
 
 _WORDS = re.compile(r"\S+")
 
@@ -69,12 +65,12 @@ class CompiledRule:
         groups = self._pattern.groupindex
         self._group: int = groups.get("value", groups.get(b"value", 0))
         self._checks: tuple[Check, ...] = tuple(check_named(name) for name in rule.check)
-        self._require = _any_of(rule.require)
-        self._unless = _any_of(rule.unless)
-        self._unless_text = _any_of(rule.unless_text)
+        self._require = any_of(rule.require)
+        self._unless = any_of(rule.unless)
+        self._unless_text = any_of(rule.unless_text)
 
     def hit(self, view: View) -> Hit | None:
-        """The rule's hit in a view in which its pattern is known to occur, if its conditions hold."""
+        """The rule's hit in a view, if its pattern occurs and its conditions hold."""
         rule = self.rule
         most = max(MAX_SPANS, rule.min_count)
         if rule.min_per_100_words or self.failure_class in SENSITIVE:
@@ -91,7 +87,7 @@ class CompiledRule:
             words = max(1, sum(1 for _ in _WORDS.finditer(view.text)))
             if len(spans) * 100 < rule.min_per_100_words * words:
                 return None
-        if self._unless_text is not None and view.mentions(self._unless_text):
+        if self._unless_text is not None and view.fulfils(self._unless_text):
             return None
         return Hit(
             rule=rule,
@@ -133,10 +129,10 @@ class CompiledRule:
                 return False
         if self._require is not None or self._unless is not None:
             window = self.rule.window
-            around = text[max(0, start - window) : end + window].encode()
-            if self._require is not None and not self._require.search(around):
+            around = View("window", text[max(0, start - window) : end + window])
+            if self._require is not None and not self._require.occurs(around):
                 return False
-            if self._unless is not None and self._unless.search(around):
+            if self._unless is not None and self._unless.occurs(around):
                 return False
         return not self.rule.bare or is_bare(text, start, end)
 
@@ -155,70 +151,46 @@ class RuleSet:
         )
         self.silence = dict(measured.silence)
         self.classes = frozenset(rule.failure_class for rule in self.rules)
-        self._groups = _grouped(self.rules)
-        self._masking = _grouped([rule for rule in self.rules if rule.failure_class in SENSITIVE])
+        self._all = _RuleGroup(self.rules)
+        self._masking = _RuleGroup([rule for rule in self.rules if rule.failure_class in SENSITIVE])
 
     def hits(self, subject: Subject) -> list[Hit]:
         """Every rule that holds, once each, the raw view first. Linear in the length of the text."""
-        return _hits(self._groups, subject.text, subject.kind)
+        return self._all.hits(subject.text, subject.kind)
 
     def sensitive(self, text: str) -> list[Span]:
         """Where secrets and personal data stand in any text, for masking."""
-        return [span for hit in _hits(self._masking, text, None) for span in hit.spans]
-
-
-def _hits(groups: Mapping[str, "_RuleGroup"], text: str, kind: Kind | None) -> list[Hit]:
-    """Rules that hold, with a kind of text or with any."""
-    raw = View("raw", text)
-    found: dict[str, Hit] = {}
-    for view in (raw, *disguises(raw)):
-        for rule in groups[view.name].candidates(view.encoded):
-            if kind is not None and kind not in rule.kinds:
-                continue
-            known = found.get(rule.rule.id)
-            if known is None:
-                hit = rule.hit(view)
-                if hit is not None:
-                    found[rule.rule.id] = hit
-            elif rule.failure_class in SENSITIVE:
-                # One e-mail in plain sight must not keep an encoded one from being masked.
-                hit = rule.hit(view)
-                if hit is not None and not set(hit.spans) <= set(known.spans):
-                    merged = tuple(dict.fromkeys((*known.spans, *hit.spans)))
-                    found[rule.rule.id] = msgspec.structs.replace(known, spans=merged)
-    return list(found.values())
+        return [span for hit in self._masking.hits(text, None) for span in hit.spans]
 
 
 class _RuleGroup:
-    """Rules that read one view, in one RE2 set."""
+    """Rules that are looked for together."""
 
     def __init__(self, rules: Sequence[CompiledRule]) -> None:
         self._rules = tuple(rules)
-        self._set: Any = None
-        if self._rules:
-            options = re2.Options()
-            options.max_mem = SET_MEMORY
-            options.log_errors = False
-            self._set = re2.Set.SearchSet(options)
-            for rule in self._rules:
-                self._set.Add(rule.rule.pattern.encode())
-            self._set.Compile()
+        self._prefilter = Prefilter([rule.rule.pattern for rule in self._rules])
 
-    def candidates(self, encoded: bytes) -> list[CompiledRule]:
-        """The rules whose pattern occurs."""
-        if self._set is None:
-            return []
-        return [self._rules[index] for index in self._set.Match(encoded) or ()]
-
-
-def _grouped(rules: Sequence[CompiledRule]) -> dict[str, _RuleGroup]:
-    return {name: _RuleGroup([rule for rule in rules if name in rule.views]) for name in VIEWS}
-
-
-@lru_cache(maxsize=4096)
-def _any_of(patterns: tuple[str, ...]) -> Any:
-    """One pattern for several; the same object for the same ones, so that a view asks it once."""
-    return compile_pattern("|".join(f"(?:{pattern})" for pattern in patterns)) if patterns else None
+    def hits(self, text: str, kind: Kind | None) -> list[Hit]:
+        """Rules that hold, with a kind of text or with any."""
+        raw = View("raw", text)
+        found: dict[str, Hit] = {}
+        for view in (raw, *disguises(raw)):
+            for index in self._prefilter.possible(view):
+                rule = self._rules[index]
+                if view.name not in rule.views or (kind is not None and kind not in rule.kinds):
+                    continue
+                known = found.get(rule.rule.id)
+                if known is None:
+                    hit = rule.hit(view)
+                    if hit is not None:
+                        found[rule.rule.id] = hit
+                elif rule.failure_class in SENSITIVE:
+                    # One e-mail in plain sight must not keep an encoded one from being masked.
+                    hit = rule.hit(view)
+                    if hit is not None and not set(hit.spans) <= set(known.spans):
+                        merged = tuple(dict.fromkeys((*known.spans, *hit.spans)))
+                        found[rule.rule.id] = msgspec.structs.replace(known, spans=merged)
+        return list(found.values())
 
 
 def _excluded(rule_id: str, excluded: Sequence[str]) -> bool:

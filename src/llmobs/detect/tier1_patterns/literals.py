@@ -9,15 +9,21 @@ gitleaks; the sets are derived from the patterns, so that no author can forget o
 
 import re
 from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
 from itertools import product
 
 import msgspec
 
 LEAST = 3
-"""Bytes; shorter words occur too often to save anything."""
+"""Bytes: shorter words that nobody counted are taken to occur everywhere."""
+USELESS = 0.9
+"""Words that this share of texts holds are not worth looking for."""
 MOST_WORDS = 400
 """Alternatives that one pattern may need."""
 MOST_CLAUSES = 4
+RARE = 0.002
+"""What a word counts for that ordinary texts hardly hold."""
 MOST_PRODUCT = 64
 """Spellings followed through a sequence before it is split."""
 
@@ -30,6 +36,18 @@ LONG_RUN = "\0long run"
 LONG = 20
 TOKEN_RUN = rf"[A-Za-z0-9_.~%+/=:\-]{{{LONG}}}"
 
+DIGIT_STEPS = (1, 4, 6, 9)
+"""How many digits a text holds, at least, is a word as well: `\\0digits 4`."""
+
+
+def digits_word(count: int) -> str:
+    """What stands among words for at least `count` digits in the text."""
+    return f"\0digits {count}"
+
+
+_PSEUDO = {LONG_RUN: 0.3, "@": 0.05, **{digits_word(n): 0.6 / (n + 1) + 0.2 for n in DIGIT_STEPS}}
+"""Rough shares of ordinary texts, to rank these beside real words."""
+
 _EMPTY: Words = frozenset({""})
 
 
@@ -38,6 +56,8 @@ class _Part(msgspec.Struct, frozen=True):
     """All that the part can match, when that is a small finite set."""
     needed: Clauses = ()
     """Whatever the part matches holds a word of each."""
+    digits: int = 0
+    """Digits that a match holds at least."""
     token: bool = False
     """The part is one character of a token: letter, digit or one of `_.~%+/=:-`."""
 
@@ -64,16 +84,40 @@ def required_words(pattern: str) -> Clauses:
 def _clauses(part: _Part) -> Clauses:
     """The most telling sets among what is needed and what is exactly known."""
     known = {*part.needed, *(() if part.exact is None else (part.exact,))}
-    return tuple(sorted((words for words in known if _worth(words) >= LEAST), key=_rank)[:MOST_CLAUSES])
+    step = max((step for step in DIGIT_STEPS if step <= part.digits), default=0)
+    if step:
+        known.add(frozenset({digits_word(step)}))
+    telling = [
+        words
+        for words in known
+        if words and "" not in words and len(words) <= MOST_WORDS and share_of_texts(words) < USELESS
+    ]
+    return tuple(sorted(telling, key=_rank)[:MOST_CLAUSES])
 
 
-def _worth(words: Words) -> int:
-    """Bytes of the shortest word: two Chinese characters say as much as six letters."""
-    return min((len(word.encode()) for word in words), default=0) if len(words) <= MOST_WORDS else 0
+def share_of_texts(words: Words) -> float:
+    """How many ordinary texts hold one of the words, about."""
+    return sum(_share_of(word) for word in words)
 
 
-def _rank(words: Words) -> tuple[int, int, list[str]]:
-    return (-min(_worth(words), 6), len(words), sorted(words))
+def _share_of(word: str) -> float:
+    known = _PSEUDO.get(word) or _frequencies().get(word)
+    if known is not None:
+        return known
+    return RARE if len(word.encode()) >= LEAST else 1.0
+
+
+def _rank(words: Words) -> tuple[float, list[str]]:
+    return (share_of_texts(words), sorted(words))
+
+
+@cache
+def _frequencies() -> dict[str, float]:
+    """Share of ordinary texts that hold a word; made by training/word_frequencies.py."""
+    found: dict[str, float] = msgspec.json.decode(
+        (files("llmobs") / "data" / "rules" / "word_frequencies.json").read_bytes()
+    )
+    return found
 
 
 class _Parser:
@@ -110,22 +154,25 @@ class _Parser:
             union = frozenset(word for branch in branches for word in branch.exact or ())
             exact = union if len(union) <= MOST_WORDS else None
         clauses = [_clauses(branch) for branch in branches]
+        digits = min(branch.digits for branch in branches)
         if not all(clauses):
-            return _Part(exact)
-        return _Part(exact, (frozenset(word for found in clauses for word in found[0]),))
+            return _Part(exact, digits=digits)
+        return _Part(exact, (frozenset(word for found in clauses for word in found[0]),), digits)
 
     def _sequence(self) -> _Part:
         running: Words = _EMPTY
         whole = True
         needed: list[Words] = []
+        digits = 0
         for part in self._parts():
+            digits += part.digits
             if part.exact is not None and len(running) * len(part.exact) <= MOST_PRODUCT:
                 running = frozenset(a + b for a, b in product(running, part.exact))
                 continue
             whole = False
             needed += [running, *part.needed]
             running = _EMPTY if part.exact is None else part.exact
-        return _Part(running if whole else None, (*needed, running))
+        return _Part(running if whole else None, (*needed, running), digits)
 
     def _parts(self) -> Iterator[_Part]:
         while self._at < len(self._pattern) and not self._peek("|") and not self._peek(")"):
@@ -145,8 +192,10 @@ class _Parser:
         if low == 0:
             return _ANYTHING
         if part.token and low >= LONG:
-            return _Part(None, (frozenset({LONG_RUN}),))
-        return _Part(None, _clauses(part))
+            return _Part(None, (frozenset({LONG_RUN}),), part.digits * low)
+        return _Part(
+            None, part.needed if part.exact is None else (*part.needed, part.exact), part.digits * low
+        )
 
     def _atom(self) -> _Part:
         char = self._pattern[self._at]
@@ -170,8 +219,8 @@ class _Parser:
         if flags is not None:
             if flags["colon"] is None:
                 return _NOTHING
-        else:
-            self._take(_NAMED) or self._take(_PLAIN)
+        elif self._take(_NAMED) is None and self._take(_PLAIN) is None:
+            raise _Unsupported
         found = self._alternatives()
         if not self._peek(")"):
             raise _Unsupported
@@ -181,17 +230,21 @@ class _Parser:
     def _class(self) -> _Part:
         members = self._take(_SMALL_CLASS)
         if members is not None:
-            return _Part(frozenset(member.lower() for member in members[1]))
+            return _Part(
+                frozenset(member.lower() for member in members[1]), digits=int(members[1].isdecimal())
+            )
         found = self._take(_ANY_CLASS)
         if found is None:
             raise _Unsupported
-        return _Part(None, token=_TOKEN_CLASS.fullmatch(found.group()) is not None)
+        token = _TOKEN_CLASS.fullmatch(found.group()) is not None
+        return _Part(None, digits=int(_DIGIT_CLASS.fullmatch(found.group()) is not None), token=token)
 
     def _escape(self) -> _Part:
         if self._take(_EDGE):
             return _NOTHING
-        if self._take(_KIND):
-            return _ANYTHING
+        kind = self._take(_KIND)
+        if kind is not None:
+            return _Part(None, digits=int(kind.group() == r"\d"))
         code = self._take(_CODE)
         if code is not None:
             return _word(chr(int(code[1] or code[2], 16)))
@@ -202,7 +255,7 @@ class _Parser:
 
 
 def _word(char: str) -> _Part:
-    return _Part(frozenset({char.lower()}))
+    return _Part(frozenset({char.lower()}), digits=int(char.isdecimal() and char.isascii()))
 
 
 _QUANTIFIER = re.compile(r"(?:(?P<sign>[*+?])|\{(?P<least>\d+)(?P<comma>,)?(?P<most>\d+)?\})\??")
@@ -210,8 +263,11 @@ _FLAGS = re.compile(r"\(\?[imsU]*(?:-[imsU]+)?(?:(?P<colon>:)|\))")
 _NAMED = re.compile(r"\(\?P?<\w+>")
 _PLAIN = re.compile(r"\((?!\?)")
 _SMALL_CLASS = re.compile(r"\[([^\]\[\\^-]{1,8})\]")
-_ANY_CLASS = re.compile(r"\[\^?\]?(?:\[:\^?\w+:\]|\\p\{\^?\w+\}|\\x\{[0-9A-Fa-f]+\}|\\.|[^\]\\])*\]", re.DOTALL)
+_ANY_CLASS = re.compile(
+    r"\[\^?\]?(?:\[:\^?\w+:\]|\\p\{\^?\w+\}|\\x\{[0-9A-Fa-f]+\}|\\.|[^\]\\])*\]", re.DOTALL
+)
 _TOKEN_CLASS = re.compile(r"\[(?:[A-Za-z0-9]-[A-Za-z0-9]|\\[wd]|\\[.+/=:-]|[A-Za-z0-9_.~%+/=:]|-(?=\]))+\]")
+_DIGIT_CLASS = re.compile(r"\[(?:[0-9]-[0-9]|[0-9]|\\d)+\]")
 _EDGE = re.compile(r"\\[bBAz]")
 _KIND = re.compile(r"\\(?:[dDwWsSC]|[pP](?:\{\^?\w+\}|[A-Z]))")
 _CODE = re.compile(r"\\x(?:\{([0-9A-Fa-f]+)\}|([0-9A-Fa-f]{2}))")

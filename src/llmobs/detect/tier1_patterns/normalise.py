@@ -16,7 +16,7 @@ import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -42,10 +42,17 @@ class Piece(msgspec.Struct, frozen=True):
     """True when the stretch is the source, letter by letter; else it maps as a whole."""
 
 
+class Condition(Protocol):
+    """Something that a view may say."""
+
+    def occurs(self, view: "View") -> bool:
+        """Whether the view says it."""
+
+
 class View:
     """A rewritten text and its way back. `View("raw", text)` is the text itself."""
 
-    __slots__ = ("_encoded", "_make_pieces", "_mentions", "_pieces", "name", "text")
+    __slots__ = ("_encoded", "_known", "_make_pieces", "_pieces", "name", "text")
 
     def __init__(self, name: str, text: str, make_pieces: Callable[[], list[Piece]] | None = None) -> None:
         self.name = name
@@ -53,7 +60,7 @@ class View:
         self._make_pieces = make_pieces
         self._pieces: list[Piece] | None = None
         self._encoded: bytes | None = None
-        self._mentions: dict[Any, bool] = {}
+        self._known: dict[Any, bool] = {}
 
     @property
     def encoded(self) -> bytes:
@@ -63,10 +70,17 @@ class View:
         return self._encoded
 
     def mentions(self, pattern: Any) -> bool:
-        """Whether a compiled pattern occurs; asked once, for many rules share their conditions."""
-        found = self._mentions.get(pattern)
+        """Whether a compiled pattern occurs; looked for once."""
+        found = self._known.get(pattern)
         if found is None:
-            found = self._mentions[pattern] = pattern.search(self.encoded) is not None
+            found = self._known[pattern] = pattern.search(self.encoded) is not None
+        return found
+
+    def fulfils(self, condition: Condition) -> bool:
+        """Whether a condition holds; tried once, for many rules share their conditions."""
+        found = self._known.get(condition)
+        if found is None:
+            found = self._known[condition] = condition.occurs(self)
         return found
 
     def span(self, start: int, end: int) -> Span:

@@ -199,6 +199,7 @@ def compile_pattern(pattern: str) -> Any:
     """A compiled RE2 pattern that reads UTF-8 bytes; re2.error when it does not compile."""
     options = re2.Options()
     options.log_errors = False
+    options.max_mem = 64 << 20
     return re2.compile(pattern.encode(), options)
 
 

@@ -1,4 +1,4 @@
-"""Does a hit stand on its own, or is it shown: in code, in a quotation, in explaining prose?
+"""Tell a hit that stands on its own from one that is shown: in code, a quotation, explaining prose.
 
 An answer that shows SQL is not an attack; the same string alone in a form field is one.
 """
