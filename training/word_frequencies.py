@@ -25,7 +25,7 @@ words = {run[:end] for run in re.findall(r"[^\W\d_]{2,}", written) for end in ra
 found: Counter[str] = Counter()
 texts = 0
 for path in sorted((DATA / "benign").glob("*.jsonl.gz")):
-    for line in gzip.open(path, "rt", encoding="utf-8"):
+    for line in gzip.decompress(path.read_bytes()).splitlines():
         text = json.loads(line)["text"].lower()[:2000]
         texts += 1
         parts = set()

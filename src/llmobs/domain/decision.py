@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from llmobs.domain.detection import Detection, Evidence, Failed, Ran, Report
+from llmobs.domain.detection import Detection, Evidence, Failed, Ran, Report, Skipped
 from llmobs.domain.policy import ClassPolicy, OnFailure, Policy
 from llmobs.domain.risk import Action, Severity
 from llmobs.domain.verdict import Decision
@@ -39,7 +39,7 @@ def weigh(policy: Policy, reports: Sequence[Report]) -> Standing:
     settled: set[str] = set()
     unheard: set[str] = set()
     deciding: dict[str, str] = {}
-    for tier in sorted({report.tier for report in reports}):
+    for tier in sorted({report.tier for report in reports if not isinstance(report, Skipped)}):
         ran = [r for r in reports if isinstance(r, Ran) and r.tier == tier]
         heard: set[str] = set()
         clears: set[str] = set()
@@ -47,8 +47,12 @@ def weigh(policy: Policy, reports: Sequence[Report]) -> Standing:
         for report in ran:
             heard |= report.hears
             clears |= report.findings.clears
-            for name, value in report.findings.silence.items():
-                silence[name] = min(value, silence.get(name, 1.0))
+            if report.findings.silence:
+                if silence:
+                    for name, value in report.findings.silence.items():
+                        silence[name] = min(value, silence.get(name, 1.0))
+                else:
+                    silence.update(report.findings.silence)
             for detection in report.findings.detections:
                 candidate = (detection.score, report.detector)
                 best[detection.failure_class] = max(best.get(detection.failure_class, candidate), candidate)

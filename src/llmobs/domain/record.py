@@ -1,6 +1,7 @@
 """What is kept of one request: the row of `detection_logs`, and all that an answer needs."""
 
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -83,6 +84,8 @@ def evidence_entry(evidence: Evidence) -> EvidenceEntry:
 def coverage_entry(report: Report) -> CoverageEntry:
     """The flat form of a report."""
     match report:
+        case Skipped():
+            return _skipped(report.tier, report.detector, report.reason)
         case Ran():
             seen = report.findings.seen
             return CoverageEntry(
@@ -100,7 +103,8 @@ def coverage_entry(report: Report) -> CoverageEntry:
                 reason=report.reason,
                 ms=round(report.ms, 3),
             )
-        case Skipped():
-            return CoverageEntry(
-                tier=report.tier, detector=report.detector, status="skipped", reason=report.reason
-            )
+
+
+@cache
+def _skipped(tier: int, detector: str, reason: str) -> CoverageEntry:
+    return CoverageEntry(tier=tier, detector=detector, status="skipped", reason=reason)

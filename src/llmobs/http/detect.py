@@ -6,17 +6,18 @@ import re
 from typing import Any
 
 import msgspec
-from litestar import Request, Response, post
+from litestar import Request, post
+from litestar.types import ASGIApp
 
 from llmobs.errors import (
     BatchTooLarge,
-    BodyInvalid,
     MediaTypeUnsupported,
     ParameterInvalid,
     Problem,
     TextTooLong,
 )
 from llmobs.http.problems import details
+from llmobs.http.responses import JsonAnswer
 from llmobs.http.schemas import (
     MAX_BATCH,
     BatchAnswer,
@@ -30,44 +31,42 @@ from llmobs.http.schemas import (
 from llmobs.http.services import Services, services
 from llmobs.screen import Inquiry, Screened
 
-JSON = "application/json"
+JSON = b"application/json"
 MAX_BATCH_BYTES = 32 * 1024 * 1024
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 _encode = msgspec.json.Encoder().encode
 
 AnyRequest = Request[Any, Any, Any]
 
 
 @post(["/v1/detect", "/detect"], status_code=200, request_max_body_size=None)
-async def detect(request: AnyRequest) -> Response[bytes]:
+async def detect(request: AnyRequest) -> ASGIApp:
     """Screen one text."""
     parts = services(request)
-    body = await _json_body(request, _largest_item(parts))
-    screened = await _screen(parts, body, _idempotency_key(request))
+    body, key = await _json_body(request, _largest_item(parts))
+    screened = await _screen(parts, body, key)
     record = screened.record
-    request.scope["state"]["line"] = {
+    state = request.scope["state"]
+    state["verdict_id"] = record.request_id
+    state["line"] = {
         "verdict_id": record.request_id,
-        "action": record.action,
+        "action": record.action.value,
         "failure_class": record.failure_class,
         "tier_used": record.tier_used,
         "chars": len(record.llm_response),
     }
-    return Response(
-        _encode(detect_answer(record, recorded=screened.recorded)),
-        media_type=JSON,
-        headers={"idempotent-replayed": "true"} if screened.replayed else None,
-    )
+    answer = _encode(detect_answer(record, recorded=screened.recorded))
+    return JsonAnswer(answer, (b"idempotent-replayed", b"true")) if screened.replayed else JsonAnswer(answer)
 
 
 @post(["/v1/detect/batch", "/detect/batch"], status_code=200, request_max_body_size=None)
-async def detect_batch(request: AnyRequest) -> Response[bytes]:
+async def detect_batch(request: AnyRequest) -> ASGIApp:
     """Screen up to 100 texts; a bad item answers its problem in place."""
     parts = services(request)
-    body = await _json_body(request, min(MAX_BATCH_BYTES, MAX_BATCH * _largest_item(parts)))
+    body, key = await _json_body(request, min(MAX_BATCH_BYTES, MAX_BATCH * _largest_item(parts)))
     items = read_batch(body)
     if len(items) > MAX_BATCH:
         raise BatchTooLarge(f"Batch of {len(items)} exceeds maximum of {MAX_BATCH}.")
-    key = _idempotency_key(request)
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(_item(parts, bytes(item), None if key is None else f"{key}#{index}"))
@@ -76,7 +75,7 @@ async def detect_batch(request: AnyRequest) -> Response[bytes]:
     results = tuple(task.result() for task in tasks)
     failed = sum(isinstance(result, ProblemDetails) for result in results)
     request.scope["state"]["line"] = {"items": len(results), "failed_items": failed}
-    return Response(_encode(BatchAnswer(total=len(results), results=results)), media_type=JSON)
+    return JsonAnswer(_encode(BatchAnswer(total=len(results), results=results)))
 
 
 async def _item(parts: Services, item: bytes, key: str | None) -> DetectAnswer | ProblemDetails:
@@ -116,13 +115,25 @@ def _largest_item(parts: Services) -> int:
     return parts.settings.max_text_chars * 12 + parts.settings.max_context_bytes + 4096
 
 
-async def _json_body(request: AnyRequest, most: int) -> bytes:
-    media_type = request.headers.get("content-type", "")
-    if media_type.partition(";")[0].strip().lower() != JSON:
-        raise MediaTypeUnsupported(f"Send the body as {JSON}, not as {media_type[:80] or 'nothing stated'}.")
-    announced = request.headers.get("content-length", "")
+async def _json_body(request: AnyRequest, most: int) -> tuple[bytes, str | None]:
+    """The body, bounded, and the idempotency key. Headers are read in one pass: this path is hot."""
+    media_type = b""
+    announced = b""
+    key: bytes | None = None
+    for name, value in request.scope["headers"]:
+        if name == b"content-type":
+            media_type = value
+        elif name == b"content-length":
+            announced = value
+        elif name == b"idempotency-key":
+            key = value
+    if media_type != JSON and media_type.partition(b";")[0].strip().lower() != JSON:
+        stated = media_type.decode("latin-1")[:80] or "nothing stated"
+        raise MediaTypeUnsupported(f"Send the body as {JSON.decode()}, not as {stated}.")
+    if key is not None and not _KEY.fullmatch(key):
+        raise ParameterInvalid("Idempotency-Key must be 1 to 255 visible ASCII characters.")
     if announced.isdigit() and int(announced) > most:
-        raise TextTooLong(f"The body has {announced} bytes; at most {most} are taken.")
+        raise TextTooLong(f"The body has {announced.decode()} bytes; at most {most} are taken.")
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
@@ -130,14 +141,4 @@ async def _json_body(request: AnyRequest, most: int) -> bytes:
         if size > most:
             raise TextTooLong(f"The body has more than {most} bytes.")
         chunks.append(chunk)
-    body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-    if not body:
-        raise BodyInvalid("The body is empty; send JSON.")
-    return body
-
-
-def _idempotency_key(request: AnyRequest) -> str | None:
-    key = request.headers.get("idempotency-key")
-    if key is not None and not _KEY.fullmatch(key):
-        raise ParameterInvalid("Idempotency-Key must be 1 to 255 visible ASCII characters.")
-    return key
+    return b"".join(chunks), None if key is None else key.decode("ascii")

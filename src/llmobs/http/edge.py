@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
     App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-log = structlog.get_logger("llmobs.request")
-
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CALLER_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
@@ -37,6 +35,7 @@ class Edge:
     def __init__(self, app: "App", telemetry: "Telemetry") -> None:
         self._app = app
         self._telemetry = telemetry
+        self._log = structlog.get_logger("llmobs.request").bind()  # bound once, not for every line
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         if scope["type"] != "http":
@@ -50,14 +49,16 @@ class Edge:
                 caller_id = value
             elif name == b"traceparent":
                 trace = value
-        request_id = caller_id if _CALLER_ID.fullmatch(caller_id) else new_request_id().encode()
-        traceparent = _joined(trace)
+        request_id = caller_id if caller_id and _CALLER_ID.fullmatch(caller_id) else b""
+        traceparent = _joined(trace) if trace else b""
         status = 500
 
         async def sending(message: "Message") -> None:
-            nonlocal status
+            nonlocal status, request_id
             if message["type"] == "http.response.start":
                 status = message["status"]
+                # A verdict's own id serves for its request as well.
+                request_id = request_id or (state.get("verdict_id") or new_request_id()).encode()
                 headers = [
                     *message.get("headers", ()),
                     (b"x-request-id", request_id),
@@ -87,7 +88,7 @@ class Edge:
             if "problem" in state:
                 line["problem"] = state["problem"]
             line |= state.get("line", {})
-            log.info("request", **line)
+            self._log.info("request", **line)
 
 
 def _joined(traceparent: bytes) -> bytes:

@@ -74,7 +74,7 @@ _CARD_PREFIXES = re.compile(
 
 def card_shape(value: str) -> bool:
     """Prefix and length of a card brand, whatever the check digit; not one digit over and over."""
-    digits = "".join(char for char in value if char.isdigit())
+    digits = "".join(char for char in value if char.isdecimal())
     return _CARD_PREFIXES.fullmatch(digits) is not None and len(set(digits)) > 1
 
 
@@ -184,7 +184,7 @@ def _bech32(value: str) -> bool:
 
 def us_ssn(value: str) -> bool:
     """Areas, groups and serials that the US Social Security Administration never issues are out."""
-    digits = "".join(char for char in value if char.isdigit())
+    digits = "".join(char for char in value if char.isdecimal())
     if len(digits) != 9 or digits in {"078051120", "219099999", "123456789"}:
         return False
     area, group, serial = digits[:3], digits[3:5], digits[5:]
@@ -193,7 +193,7 @@ def us_ssn(value: str) -> bool:
 
 def us_itin(value: str) -> bool:
     """The range of US individual taxpayer numbers."""
-    digits = "".join(char for char in value if char.isdigit())
+    digits = "".join(char for char in value if char.isdecimal())
     if len(digits) != 9 or digits[0] != "9":
         return False
     group = int(digits[3:5])
@@ -286,7 +286,7 @@ def fr_nir(value: str) -> bool:
     if len(compact) != 15 or compact[0] not in "12378":
         return False
     body = compact[:13].replace("2A", "19").replace("2B", "18")
-    if not (body + compact[13:]).isdigit():
+    if not (body + compact[13:]).isdecimal():
         return False
     return 97 - int(body) % 97 == int(compact[13:])
 
@@ -295,7 +295,7 @@ def es_dni(value: str) -> bool:
     """Control letter of a Spanish DNI or NIE."""
     compact = _compact(value)
     body = {"X": "0", "Y": "1", "Z": "2"}.get(compact[:1], compact[:1]) + compact[1:-1]
-    return len(body) == 8 and body.isdigit() and "TRWAGMYFPDXBNJZSQVHLCKE"[int(body) % 23] == compact[-1]
+    return len(body) == 8 and body.isdecimal() and "TRWAGMYFPDXBNJZSQVHLCKE"[int(body) % 23] == compact[-1]
 
 
 _CF_ODD_LETTERS = (
@@ -390,7 +390,7 @@ def se_personnummer(value: str) -> bool:
 def fi_hetu(value: str) -> bool:
     """Control character of a Finnish personal identity code."""
     compact = value.strip().upper()
-    if len(compact) != 11 or not (compact[:6] + compact[7:10]).isdigit():
+    if len(compact) != 11 or not (compact[:6] + compact[7:10]).isdecimal():
         return False
     return "0123456789ABCDEFHJKLMNPRSTUVWXY"[int(compact[:6] + compact[7:10]) % 31] == compact[10]
 
@@ -459,7 +459,7 @@ def za_id(value: str) -> bool:
 def cn_resident(value: str) -> bool:
     """Date and mod-11 control character of a Chinese resident identity number."""
     compact = _compact(value)
-    if len(compact) != 18 or not compact[:17].isdigit():
+    if len(compact) != 18 or not compact[:17].isdecimal() or not compact.isascii():
         return False
     if not _is_date(int(compact[6:10]), int(compact[10:12]), int(compact[12:14])):
         return False
@@ -573,7 +573,7 @@ def personal_email(value: str) -> bool:
 def phone(value: str) -> bool:
     """Seven to fifteen digits that may be dialled: no fictional 555-01xx, no counting row, no date."""
     text = re.split(r"(?i)\s*(?:x|ext)", value)[0]
-    digits = "".join(char for char in text if char.isdigit())
+    digits = "".join(char for char in text if char.isdecimal())
     if not 7 <= len(digits) <= 16 or len(set(digits)) < 3 or re.search(r"55501\d\d$", digits):
         return False
     if digits in "01234567890123456789" or digits in "98765432109876543210":
