@@ -237,7 +237,7 @@ class TestIdempotency:
 
 
 async def test_secrets_and_personal_data_are_masked_before_storage(client: httpx.AsyncClient) -> None:
-    mail, card = "jane.roe@contoso.org", "4111 1111 1111 1111"
+    mail, card = "jane.roe@brightwater-post.org", "4111 1111 1111 1111"
     text = f"Write to {mail} and charge {card}."
     answer = await client.post(
         "/detect",

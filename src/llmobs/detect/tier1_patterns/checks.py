@@ -150,6 +150,8 @@ def bitcoin(value: str) -> bool:
     """Checksum of a Bitcoin or Litecoin address: base58check, or bech32 in either form."""
     if "1" in value[2:4] and value.lower().startswith(("bc1", "tb1", "ltc1")):
         return _bech32(value)
+    if len(value) > 35:
+        return False
     number = 0
     for char in value:
         place = _BASE58.find(char)
