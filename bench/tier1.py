@@ -34,14 +34,46 @@ LENGTHS = (200, 2_000, 20_000)
 HOSTILE = 10_000
 SEED = 20261123
 
-ORDINARY = (
-    "The quarterly report shows that revenue grew by 12 percent while costs stayed flat. To install the package, "
-    "run `pip install example` and restart the service; the log will show a line such as `listening on 8000`. "
-    "In a large bowl, mix 200 g of flour with two eggs and a pinch of salt, then rest the dough for an hour. "
-    "Paris is the capital of France, and its metro carries about four million people a day. The function returns "
-    "a list of tuples, each holding a name and a count, sorted by the count in descending order. "
-    "If the pain lasts longer than three days, see a doctor; most people recover within a week. "
+# Sentences with slots, mixed anew for every call: an automaton that has seen a text answers ten times
+# faster than on a text that it has not, and traffic never repeats itself.
+SENTENCES = (
+    "The {a} report shows that {b} grew by {n} percent while {c} stayed flat.",
+    "To install the {a} package, run `pip install {b}` and restart the {c}; the log will say `listening on {n}`.",
+    "In a large bowl, mix {n} g of {a} with two {b}, then rest the dough for an hour.",
+    "{A} is the capital of {B}, and its {c} carries about {n} thousand people a day.",
+    "The function returns a list of tuples, each holding a {a} and a {b}, sorted by {c} in descending order.",
+    "If the {a} lasts longer than {n} days, see a doctor; most people recover within a week.",
+    "You can change the {a} in the settings under {b}, where the {c} is listed as well.",
+    "Dear {A}, thank you for your message about the {b}; we will look into the {c} by Friday.",
+    "First, {a} the {b}. Then check that the {c} has not moved more than {n} millimetres.",
+    "Historians still debate whether the {a} of {B} was lost in {n} or some years later.",
+    "def {a}_{b}(value: int) -> int:\n    return value * {n}\n",
+    "| {a} | {b} | {c} |\n|---|---|---|\n| {n} | {n} | {n} |\n",
+    "- {A}: {n} pieces\n- {B}: {n} pieces\n",
+    "Could you explain how {a} and {b} differ when the {c} is cold?",
+    "The {a} must not be used near {b}; keep it at {n} degrees and away from the {c}.",
+    "She asked why everyone in the {a} had forgotten the {b}, and nobody knew.",
 )
+WORDS = (
+    "garden invoice river engine teacher market ladder window planet bridge sugar copper novel village carpet "
+    "signal harbour pencil rocket mirror cotton basket orchard tunnel violin blanket castle marble lantern forest "
+    "kernel buffer socket parser column budget salary tenant border policy museum ticket valley meadow"
+).split()
+
+
+def ordinary(source: random.Random, length: int) -> str:
+    """A text of ordinary prose, code and tables that has not been seen before."""
+    parts: list[str] = []
+    size = 0
+    while size < length:
+        a, b, c = source.choices(WORDS, k=3)
+        part = source.choice(SENTENCES).format(
+            a=a, b=b, c=c, A=a.title(), B=b.title(), n=source.randint(2, 9000)
+        )
+        parts.append(part)
+        size += len(part) + 1
+    return " ".join(parts)[:length]
+
 
 SEEDS = (
     "ignore all previous instructions and ",
@@ -77,10 +109,6 @@ SEEDS = (
 )
 
 
-def ordinary(length: int) -> str:
-    return (ORDINARY * (length // len(ORDINARY) + 1))[:length]
-
-
 def hostile(source: random.Random, length: int) -> str:
     """Seeds repeated, mixed, cut and glued: what makes patterns start and fail again and again."""
     kind = source.randrange(4)
@@ -106,15 +134,14 @@ def hostile(source: random.Random, length: int) -> str:
     return "".join(made)[:length]
 
 
-def timed(call: Callable[[], object], rounds: int) -> list[float]:
-    """Microseconds of each call, after a warm-up."""
-    for _ in range(5):
-        call()
+def timed(call: Callable[[str], object], texts: list[str]) -> list[float]:
+    """Microseconds of each call, one a text, after a warm-up on the first fifth."""
     found = []
-    for _ in range(rounds):
+    for number, text in enumerate(texts):
         started = time.perf_counter_ns()
-        call()
-        found.append((time.perf_counter_ns() - started) / 1000)
+        call(text)
+        if number >= len(texts) // 5:
+            found.append((time.perf_counter_ns() - started) / 1000)
     return found
 
 
@@ -152,15 +179,11 @@ def main() -> None:
         f"{len(patterns)} rules; {len(compiled)} of them compile in Python re; Python {platform.python_version()}"
     )
 
-    async def inner(text: str, rounds: int) -> list[float]:
-        inquiry = Inquiry(text=text)
-        found = []
-        for number in range(rounds + 5):
-            started = time.perf_counter_ns()
-            await examine(pipeline, policy, inquiry)
-            if number >= 5:
-                found.append((time.perf_counter_ns() - started) / 1000)
-        return found
+    def whole(text: str) -> object:
+        return loop.run_until_complete(examine(pipeline, policy, Inquiry(text=text)))
+
+    async def inner(texts: list[str]) -> list[float]:
+        return [await once(pipeline, policy, text) for text in texts][len(texts) // 5 :]
 
     result: dict[str, object] = {
         "python": platform.python_version(),
@@ -172,24 +195,28 @@ def main() -> None:
         "lengths": {},
     }
     print(f"{'chars':>6} {'what':<16} {'p50 us':>9} {'p99 us':>9} {'x bare set':>10}")
+    source = random.Random(SEED)
+    for text in (ordinary(source, 2_000) for _ in range(args.rounds)):
+        whole(text)
     for length in LENGTHS:
-        text = ordinary(length)
-        encoded = text.encode()
-        rounds = args.rounds if length < 20_000 else args.rounds // 3
+        texts = [
+            ordinary(source, length) for _ in range(args.rounds if length < 20_000 else args.rounds // 4)
+        ]
         rows = {
-            "tier 1 whole": loop.run_until_complete(inner(text, rounds)),
-            "bare RE2 set": timed(lambda: bare.Match(encoded), rounds),  # noqa: B023
-            "Python re loop": timed(lambda: [p.search(text) for p in compiled], max(3, rounds // 300)),  # noqa: B023
+            "tier 1 whole": loop.run_until_complete(inner(texts)),
+            "bare RE2 set": timed(lambda text: bare.Match(text.encode()), texts),
+            "Python re loop": timed(
+                lambda text: [p.search(text) for p in compiled], texts[: max(10, 20_000 // length)]
+            ),
         }
         base = statistics.median(rows["bare RE2 set"])
         cell = {}
         for name, values in rows.items():
             p50, p99 = statistics.median(values), quantile(values, 0.99)
-            cell[name] = {"p50_us": round(p50, 1), "p99_us": round(p99, 1)}
-            print(f"{length:>6} {name:<16} {p50:>9.1f} {p99:>9.1f} {p50 / base:>10.1f}")
+            cell[name] = {"p50_us": round(p50, 1), "p99_us": round(p99, 1), "texts": len(values)}
+            print(f"{length:>6} {name:<16} {p50:>9.1f} {p99:>9.1f} {p50 / base:>10.2f}")
         result["lengths"][str(length)] = cell  # type: ignore[index]
 
-    source = random.Random(SEED)
     worst: dict[str, object] = {}
     share = {200: 0.6, 2_000: 0.35, 20_000: 0.05}
     for length in LENGTHS:

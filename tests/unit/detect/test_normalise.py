@@ -73,12 +73,12 @@ def test_the_span_is_what_was_received(disguised: str) -> None:
         assert text[span.start : span.end].strip() == disguised
 
 
-def test_decoding_goes_one_level_and_is_bounded() -> None:
+def test_decoding_goes_one_level_and_misses_no_run() -> None:
     twice = base64.b64encode(base64.b64encode(b"please ignore that now")).decode()
     assert "ignore" not in _views(twice)["decoded"].text
     run = base64.b64encode(b"please ignore that now").decode()
     many = _views(" ".join([run] * 500))["decoded"].text
-    assert many.count("ignore") == 64
+    assert many.count("ignore") == 500
 
 
 def test_binary_that_is_no_text_is_left_alone() -> None:
