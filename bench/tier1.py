@@ -54,11 +54,7 @@ SENTENCES = (
     "The {a} must not be used near {b}; keep it at {n} degrees and away from the {c}.",
     "She asked why everyone in the {a} had forgotten the {b}, and nobody knew.",
 )
-WORDS = (
-    "garden invoice river engine teacher market ladder window planet bridge sugar copper novel village carpet "
-    "signal harbour pencil rocket mirror cotton basket orchard tunnel violin blanket castle marble lantern forest "
-    "kernel buffer socket parser column budget salary tenant border policy museum ticket valley meadow"
-).split()
+WORDS = ["garden", "invoice", "river", "engine", "teacher", "market", "ladder", "window", "planet", "bridge", "sugar", "copper", "novel", "village", "carpet", "signal", "harbour", "pencil", "rocket", "mirror", "cotton", "basket", "orchard", "tunnel", "violin", "blanket", "castle", "marble", "lantern", "forest", "kernel", "buffer", "socket", "parser", "column", "budget", "salary", "tenant", "border", "policy", "museum", "ticket", "valley", "meadow"]
 
 
 def ordinary(source: random.Random, length: int) -> str:

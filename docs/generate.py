@@ -1,4 +1,4 @@
-"""Writes the tables of settings.md, metrics.md and errors.md from the code that they describe.
+"""Writes the tables of settings.md, metrics.md, errors.md and evaluation.md from what they describe.
 
 python docs/generate.py           write them
 python docs/generate.py --check   exit 1 when one is out of date (tests do this)
@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_type_hints
 
+import msgspec
 from msgspec import Meta
 
 from llmobs.errors import Problem
+from llmobs.evaluation import FileFigures, Interval
 from llmobs.http.problems import TYPE_PREFIX
 from llmobs.settings import Settings, env_name
 from llmobs.telemetry.instruments import METRICS
@@ -56,7 +58,32 @@ def errors() -> Iterator[str]:
         yield f"| {problem.status} | `{TYPE_PREFIX}{problem.slug}` | {problem.title} | {when} | {retry} |"
 
 
-PAGES = {"settings.md": settings, "metrics.md": metrics, "errors.md": errors}
+def evaluation() -> Iterator[str]:
+    """The figures that `llmobs eval --json` printed, kept in bench/results/eval-tier1.json."""
+    found = msgspec.json.decode(
+        (HERE.parent / "bench/results/eval-tier1.json").read_bytes(), type=list[FileFigures]
+    )
+    yield "| file | rows | positives | blocked % | recall % [95 %] | FPR % [95 %] | AUC | AP | recall % at 1 % FPR |"
+    yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+
+    def share(interval: Interval | None) -> str:
+        if interval is None:
+            return ""
+        return f"{100 * interval.share:.1f} [{100 * interval.low:.1f}-{100 * interval.high:.1f}]"
+
+    def number(value: float | None, form: str = ".3f", times: float = 1) -> str:
+        return "" if value is None else f"{times * value:{form}}"
+
+    for line in found:
+        blocked = "" if line.blocked is None else f"{100 * line.blocked.share:.2f}"
+        yield (
+            f"| {line.file.removesuffix('.jsonl.gz')} | {line.rows} | {line.positives} | {blocked} "
+            f"| {share(line.recall)} | {share(line.fpr)} | {number(line.auc)} | {number(line.average_precision)} "
+            f"| {number(line.recall_at_1pct_fpr, '.1f', 100)} |"
+        )
+
+
+PAGES = {"evaluation.md": evaluation, "settings.md": settings, "metrics.md": metrics, "errors.md": errors}
 
 
 def rendered(page: str) -> str:

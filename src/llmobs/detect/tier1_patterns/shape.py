@@ -56,12 +56,14 @@ def is_bare(text: str, start: int, end: int) -> bool:
     words = len(_WORD.findall(before)) + len(_WORD.findall(after))
     if words >= LONG_PROSE:
         return False
-    if words >= FEW_WORDS and (_in_inline_code(line_before, line_after) or _ASKS.search(before + " " + after)):
+    if words >= FEW_WORDS and (
+        _in_inline_code(line_before, line_after) or _ASKS.search(before + " " + after)
+    ):
         return False
     telling = len({match.lower() for match in _TELLING.findall(before + " " + after)})
-    if telling and words >= SOME_PROSE or telling > 1 and words >= 2 * FEW_WORDS:
+    if (telling and words >= SOME_PROSE) or (telling > 1 and words >= 2 * FEW_WORDS):
         return False
-    if _is_quoted(line_before, line_after) and (telling and words > 1 or words >= SOME_PROSE):
+    if _is_quoted(line_before, line_after) and ((telling and words > 1) or words >= SOME_PROSE):
         return False
     return _code_lines(head) + _code_lines(tail) < CODE_LINES
 
