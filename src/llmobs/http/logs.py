@@ -13,7 +13,7 @@ from llmobs.domain.subject import Kind
 from llmobs.errors import ParameterInvalid
 from llmobs.http.schemas import LogEntry, LogPage, RecentLogs
 from llmobs.http.services import services
-from llmobs.store.records import LogFilter, LoggedRecord
+from llmobs.store.records import LogFilter, LoggedRecord, id_of
 
 MAX_LIMIT = 500
 JSON_LINES = "application/x-ndjson"
@@ -69,15 +69,17 @@ async def logs(request: AnyRequest) -> Response[bytes] | Stream:
         until=_utc(query.until),
         request_id=query.request_id,
     )
-    source = services(request).logs
-    if query.format == "jsonl":
-        return Stream(_lines(source.export(filters)), media_type=JSON_LINES)
-    if query.format != "json":
+    if query.format not in {"json", "jsonl"}:
         raise ParameterInvalid("format is json or jsonl.")
+    limit = _limit(query.limit)
     try:
-        rows, cursor = await source.page(filters, query.cursor, _limit(query.limit))
+        before = None if query.cursor is None else id_of(query.cursor)
     except ValueError:
         raise ParameterInvalid("cursor is none that this service gave.") from None
+    source = services(request).logs
+    if query.format == "jsonl":
+        return Stream(_lines(source.export(filters, before)), media_type=JSON_LINES)
+    rows, cursor = await source.page(filters, before, limit)
     page = LogPage(logs=tuple(_entry(row) for row in rows), next_cursor=cursor)
     return Response(_encode(page), media_type="application/json")
 

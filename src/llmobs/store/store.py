@@ -88,22 +88,20 @@ class Store:
             return await records.recent(connection, limit)
 
     async def page(
-        self, filters: LogFilter, cursor: str | None, limit: int
+        self, filters: LogFilter, before_id: int | None, limit: int
     ) -> tuple[list[LoggedRecord], str | None]:
-        """Verdicts that match, newest first, and the cursor of the next page, None at the end.
-
-        ValueError for a cursor that we never gave.
-        """
-        before = None if cursor is None else records.id_of(cursor)
+        """Verdicts that match, newest first, and the cursor of the next page, None at the end."""
         async with self._database.transaction() as connection:
-            rows = await records.page(connection, filters, before, limit + 1)
+            rows = await records.page(connection, filters, before_id, limit + 1)
         more = len(rows) > limit
         rows = rows[:limit]
         return rows, records.cursor_of(rows[-1].id) if more else None
 
-    async def export(self, filters: LogFilter) -> AsyncIterator[list[LoggedRecord]]:
+    async def export(
+        self, filters: LogFilter, before_id: int | None = None
+    ) -> AsyncIterator[list[LoggedRecord]]:
         """Every verdict that matches, newest first, in chunks, each read in a transaction of its own."""
-        before: int | None = None
+        before = before_id
         while True:
             async with self._database.transaction() as connection:
                 rows = await records.page(connection, filters, before, EXPORT_ROWS)

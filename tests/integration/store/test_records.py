@@ -11,7 +11,7 @@ from llmobs.domain.risk import Action
 from llmobs.domain.subject import Kind
 from llmobs.store import records
 from llmobs.store.database import Database, to_json
-from llmobs.store.records import LogFilter, LoggedRecord
+from llmobs.store.records import LogFilter, LoggedRecord, id_of
 from llmobs.store.store import EXPORT_ROWS, Store
 from llmobs.store.tables import idempotency_keys, system_metrics
 
@@ -131,7 +131,7 @@ async def test_pages_hold_every_row_once_while_rows_are_added(database: Database
     seen: list[str] = []
     cursor = None
     while True:
-        rows, cursor = await store.page(LogFilter(), cursor, 5)
+        rows, cursor = await store.page(LogFilter(), None if cursor is None else id_of(cursor), 5)
         seen += [row.request_id for row in rows]
         await _insert(database, make_record())
         if cursor is None:
@@ -140,9 +140,9 @@ async def test_pages_hold_every_row_once_while_rows_are_added(database: Database
 
 
 @pytest.mark.parametrize("cursor", ["", "@@@", "aWQ6", "aWQ6LTE", "aWQ6eHg", "é", "A" * 400, "aWQ6MQ==x"])
-async def test_a_cursor_that_we_never_gave_is_refused(store: Store, cursor: str) -> None:
+def test_a_cursor_that_we_never_gave_is_refused(cursor: str) -> None:
     with pytest.raises(ValueError):
-        await store.page(LogFilter(), cursor, 5)
+        id_of(cursor)
 
 
 async def test_an_export_gives_every_row_in_chunks(database: Database, store: Store) -> None:
