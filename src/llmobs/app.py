@@ -151,6 +151,7 @@ def create_app(settings: Settings | None = None) -> Edge:
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(signal.SIGHUP, background.reload_now)
+        await asyncio.to_thread(rules.current.warm)
         async with store:
             task = loop.create_task(background.run())
             task.add_done_callback(_tell)

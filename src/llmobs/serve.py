@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 from typing import Any
 
@@ -36,6 +37,9 @@ def run(settings: Settings, *, migrate: bool) -> None:
     elif not is_current(settings):
         click.echo("llmobs: the database is not at the newest schema; run: llmobs migrate", err=True)
         sys.exit(2)
+    if not _is_free(settings.api_host, settings.api_port):
+        click.echo(f"llmobs: something listens on {settings.api_host} port {settings.api_port} already", err=True)
+        sys.exit(2)
     server = ReloadingServer(
         "llmobs.app:create_app",
         factory=True,
@@ -50,3 +54,15 @@ def run(settings: Settings, *, migrate: bool) -> None:
         workers_kill_timeout=30,
     )
     server.serve()
+
+
+def _is_free(host: str, port: int) -> bool:
+    """Whether nobody listens there. Workers share the port, so a second service would share it as well."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((host, port))
+        except OSError:
+            return False
+    return True

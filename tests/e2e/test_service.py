@@ -165,6 +165,13 @@ def test_start_refuses_a_database_that_is_not_at_head(tmp_path: Path) -> None:
     assert "llmobs migrate" in done.stderr
 
 
+def test_start_refuses_a_port_that_is_taken(tmp_path: Path) -> None:
+    with served(tmp_path, f"sqlite:///{tmp_path}/llmobs.db") as server:
+        done = server.llmobs("serve")
+        assert done.returncode == 2
+        assert f"port {server.port} already" in done.stderr
+
+
 def test_start_refuses_an_unknown_setting(tmp_path: Path) -> None:
     server = Server(tmp_path, f"sqlite:///{tmp_path}/llmobs.db", LLMOBS_RULEZ="x")
     done = server.llmobs("migrate")

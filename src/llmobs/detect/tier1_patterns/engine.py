@@ -142,6 +142,7 @@ class RuleSet:
 
     def __init__(self, packs: Sequence[Pack], measured: Measured, excluded: Iterable[str] = ()) -> None:
         self.packs = tuple(packs)
+        self._warm = False
         excluded = tuple(excluded)
         self.rules = tuple(
             CompiledRule(pack, rule, rule.score if rule.score is not None else measured.rules.get(rule.id))
@@ -157,6 +158,16 @@ class RuleSet:
     def hits(self, subject: Subject) -> list[Hit]:
         """Every rule that holds, once each, the raw view first. Linear in the length of the text."""
         return self._all.hits(subject.text, subject.kind)
+
+    def warm(self) -> None:
+        """Run the packs' own examples once: automatons are built by the texts that they see."""
+        if self._warm:
+            return
+        self._warm = True
+        for pack in self.packs:
+            for rule in pack.rule:
+                for example in (*rule.match, *rule.skip):
+                    self._all.hits(example, None)
 
     def sensitive(self, text: str) -> list[Span]:
         """Where secrets and personal data stand in any text, for masking."""
