@@ -38,7 +38,9 @@ def run(settings: Settings, *, migrate: bool) -> None:
         click.echo("llmobs: the database is not at the newest schema; run: llmobs migrate", err=True)
         sys.exit(2)
     if not _is_free(settings.api_host, settings.api_port):
-        click.echo(f"llmobs: something listens on {settings.api_host} port {settings.api_port} already", err=True)
+        click.echo(
+            f"llmobs: something listens on {settings.api_host} port {settings.api_port} already", err=True
+        )
         sys.exit(2)
     server = ReloadingServer(
         "llmobs.app:create_app",
