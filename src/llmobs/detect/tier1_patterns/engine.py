@@ -10,7 +10,6 @@ from llmobs.detect.tier1_patterns.checks import Check, check_named
 from llmobs.detect.tier1_patterns.normalise import View, disguises
 from llmobs.detect.tier1_patterns.pack import Measured, Pack, Rule, Status, compile_pattern
 from llmobs.detect.tier1_patterns.prefilter import Prefilter, any_of
-from llmobs.detect.tier1_patterns.shape import is_bare
 from llmobs.domain.detection import Evidence
 from llmobs.domain.risk import FailureClass
 from llmobs.domain.subject import Kind, Span, Subject
@@ -134,7 +133,7 @@ class CompiledRule:
                 return False
             if self._unless is not None and self._unless.occurs(around):
                 return False
-        return not self.rule.bare or is_bare(text, start, end)
+        return not self.rule.bare or view.shape.is_bare(start, end)
 
 
 class RuleSet:

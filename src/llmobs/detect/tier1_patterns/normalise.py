@@ -22,6 +22,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 import re2
 
+from llmobs.detect.tier1_patterns.shape import Shape
 from llmobs.domain.subject import Span
 
 VIEWS = ("raw", "folded", "leet", "spaced", "unescaped", "decoded")
@@ -49,7 +50,7 @@ class Condition(Protocol):
 class View:
     """A rewritten text and its way back. `View("raw", text)` is the text itself."""
 
-    __slots__ = ("_encoded", "_known", "_make_pieces", "_pieces", "name", "text")
+    __slots__ = ("_encoded", "_known", "_make_pieces", "_pieces", "_shape", "name", "text")
 
     def __init__(self, name: str, text: str, make_pieces: Callable[[], list[Piece]] | None = None) -> None:
         self.name = name
@@ -58,6 +59,7 @@ class View:
         self._pieces: list[Piece] | None = None
         self._encoded: bytes | None = None
         self._known: dict[Any, bool] = {}
+        self._shape: Shape | None = None
 
     @property
     def encoded(self) -> bytes:
@@ -65,6 +67,13 @@ class View:
         if self._encoded is None:
             self._encoded = self.text.encode()
         return self._encoded
+
+    @property
+    def shape(self) -> Shape:
+        """The words and lines of the view, found when first asked for."""
+        if self._shape is None:
+            self._shape = Shape(self.text)
+        return self._shape
 
     def mentions(self, pattern: Any) -> bool:
         """Whether a compiled pattern occurs; looked for once."""

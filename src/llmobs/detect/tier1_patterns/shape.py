@@ -6,6 +6,7 @@ asks what something does, or is long.
 """
 
 import re
+from bisect import bisect_left, bisect_right
 
 REACH = 600
 """Code points read on each side of a hit; bounds the work a hit."""
@@ -41,40 +42,76 @@ _CODE_LINE = re.compile(
     re.MULTILINE,
 )
 _FIELD_LINE = re.compile(r"^[ \t]*(?:[\"']?[\w.\-]+[\"']?\s*:.*|[\w.\-\[\]]+=\S*|[\s{}\[\],]*)$")
+_FENCES = {mark: re.compile(f"^{mark}", re.MULTILINE) for mark in ("```", "~~~")}
+_NEWLINE = re.compile(r"\n")
 _OPENING = re.compile(r"(?:^|[\s(])[\"“«‘'`]$")
 _CLOSING = re.compile(r"[\"”»’'`](?:[\s.,;:!?)]|$)")
 
 
+class Shape:
+    """A text's words, fences and lines of code, found once, so that a thousand hits cost no more than one."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._words = [match.start() for match in _WORD.finditer(text)]
+        telling = [(match.start(), match.group().lower()) for match in _TELLING.finditer(text)]
+        self._telling_at = [at for at, _ in telling]
+        self._telling = [word for _, word in telling]
+        self._asks = [match.start() for match in _ASKS.finditer(text)]
+        self._fences = {
+            mark: [m.start() for m in pattern.finditer(text)] for mark, pattern in _FENCES.items()
+        }
+        self._lines = [0, *(match.end() for match in _NEWLINE.finditer(text))]
+        ends = [*self._lines[1:], len(text) + 1]
+        code = 0
+        self._code_before = [0]
+        """Lines of code among the first so many."""
+        for start, end in zip(self._lines, ends, strict=True):
+            code += _is_code(text[start : min(end - 1, start + 200)])
+            self._code_before.append(code)
+
+    def is_bare(self, start: int, end: int) -> bool:
+        """True when the half-open range of code points is not shown by the text around it."""
+        if any(bisect_right(found, start) % 2 for found in self._fences.values()):
+            return False
+        low, high = start - REACH, end + REACH
+        words = _between(self._words, low, start) + _between(self._words, end, high)
+        if words >= LONG_PROSE:
+            return False
+        line = bisect_right(self._lines, start) - 1
+        last_line = bisect_right(self._lines, end) - 1
+        line_end = self._lines[last_line + 1] - 1 if last_line + 1 < len(self._lines) else len(self._text)
+        line_before = self._text[max(self._lines[line], low) : start]
+        line_after = self._text[end : min(line_end, high)]
+        asked = _between(self._asks, low, start) + _between(self._asks, end, high)
+        if words >= FEW_WORDS and (asked or _in_inline_code(line_before, line_after)):
+            return False
+        telling = len(
+            {
+                *self._telling[bisect_left(self._telling_at, low) : bisect_left(self._telling_at, start)],
+                *self._telling[bisect_left(self._telling_at, end) : bisect_left(self._telling_at, high)],
+            }
+        )
+        if (telling and words >= SOME_PROSE) or (telling > 1 and words >= 2 * FEW_WORDS):
+            return False
+        if _is_quoted(line_before, line_after) and ((telling and words > 1) or words >= SOME_PROSE):
+            return False
+        first_line = bisect_left(self._lines, low)
+        end_line = bisect_left(self._lines, high)
+        code = self._code_before
+        around = (
+            code[line] - code[min(first_line, line)] + code[end_line] - code[min(last_line + 1, end_line)]
+        )
+        return around < CODE_LINES
+
+
 def is_bare(text: str, start: int, end: int) -> bool:
-    """True when the half-open range of code points is not shown by the text around it. Linear in its reach."""
-    if _in_fence(text, start):
-        return False
-    before = text[max(0, start - REACH) : start]
-    after = text[end : end + REACH]
-    head, _, line_before = before.rpartition("\n")
-    line_after, _, tail = after.partition("\n")
-    words = len(_WORD.findall(before)) + len(_WORD.findall(after))
-    if words >= LONG_PROSE:
-        return False
-    if words >= FEW_WORDS and (
-        _in_inline_code(line_before, line_after) or _ASKS.search(before + " " + after)
-    ):
-        return False
-    telling = len({match.lower() for match in _TELLING.findall(before + " " + after)})
-    if (telling and words >= SOME_PROSE) or (telling > 1 and words >= 2 * FEW_WORDS):
-        return False
-    if _is_quoted(line_before, line_after) and ((telling and words > 1) or words >= SOME_PROSE):
-        return False
-    return _code_lines(head) + _code_lines(tail) < CODE_LINES
+    """Ask once; for many hits in one text keep its Shape."""
+    return Shape(text).is_bare(start, end)
 
 
-def _in_fence(text: str, start: int) -> bool:
-    """The position lies between an opening Markdown fence and its end, or the end of the text."""
-    for mark in ("```", "~~~"):
-        fences = text.count("\n" + mark, 0, start) + text.startswith(mark, 0, start)
-        if fences % 2:
-            return True
-    return False
+def _between(positions: list[int], low: int, high: int) -> int:
+    return bisect_left(positions, high) - bisect_left(positions, low)
 
 
 def _in_inline_code(before: str, after: str) -> bool:
@@ -92,10 +129,6 @@ def _is_quoted(before: str, after: str) -> bool:
     return _OPENING.search(before[-2:]) is not None and _CLOSING.match(after) is not None
 
 
-def _code_lines(text: str) -> int:
-    """Lines that only a program or a page has; headers, form fields and JSON members are none."""
-    return sum(
-        1
-        for line in text.split("\n")
-        if line.strip() and not _FIELD_LINE.match(line[:200]) and _CODE_LINE.search(line[:200])
-    )
+def _is_code(line: str) -> bool:
+    """A line that only a program or a page has; headers, form fields and JSON members are none."""
+    return bool(line.strip()) and not _FIELD_LINE.match(line) and _CODE_LINE.search(line) is not None
