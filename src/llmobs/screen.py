@@ -32,6 +32,10 @@ INLINE_CONTEXT = 8_000
 """Bytes of context that are searched for things to mask on the event loop; more goes to a thread."""
 
 
+SHORT = 6
+"""Texts shorter than this hold no e-mail address, number or credential that a rule knows."""
+
+
 class Inquiry(msgspec.Struct, frozen=True, kw_only=True):
     """One text to screen, as it came in."""
 
@@ -184,11 +188,10 @@ class Screen:
 
     def _masked_json(self, value: Any) -> Any:
         if isinstance(value, str):
-            return masked(value, self._find_sensitive(value))
+            # Nothing sensitive is as short as a name such as `query` or `doc_7`.
+            return value if len(value) < SHORT else masked(value, self._find_sensitive(value))
         if isinstance(value, dict):
-            return {
-                masked(key, self._find_sensitive(key)): self._masked_json(item) for key, item in value.items()
-            }
+            return {self._masked_json(key): self._masked_json(item) for key, item in value.items()}
         if isinstance(value, list):
             return [self._masked_json(item) for item in value]
         return value

@@ -66,7 +66,7 @@ def test_no_rule_is_left_out_on_labelled_texts() -> None:
         (r"(?:abcd){2,}", [{"abcd"}]),
         (r"x|longer", []),
         (r"shorter|longer", [{"shorter", "longer"}]),
-        (r"\d{3}-\d{4}", [{"\0digits 6"}]),
+        (r"\d{3}-\d{4}", [{"\0digits 7"}]),
         (r"[^a]bcde", [{"bcde"}]),
         (r"\x{43f}\x{430}\x{440}", [{"пар"}]),
         (r"a.*?needle", [{"needle"}]),

@@ -33,10 +33,10 @@ Clauses = tuple[Words, ...]
 
 LONG_RUN = "\0long run"
 """Stands among words for a run of LONG token characters, as keys and hashes have them."""
-LONG = 20
+LONG = 16
 TOKEN_RUN = rf"[A-Za-z0-9_.~%+/=:\-]{{{LONG}}}"
 
-DIGIT_STEPS = (1, 4, 6, 9)
+DIGIT_STEPS = (1, 3, 4, 5, 6, 7, 8, 9, 12)
 """How many digits a text holds, at least, is a word as well: `\\0digits 4`."""
 
 

@@ -19,14 +19,14 @@ CODE_LINES = 3
 
 _WORD = re.compile(r"(?<![^\s(\"“'‘*_>])[^\W\d_]{2,}(?:['’][a-z]{1,3})?(?=[ ,.;:!?)\"”'’*_]|$)", re.MULTILINE)
 _TELLING = re.compile(
-    r"\b(attack(?:er|ers|s|ed|ing)?|inject(?:s|ed|ing|ion|ions)?|payloads?|malicious|vulnerab\w+|exploit\w*|hackers?"
+    r"(?<![^\s(\"“'‘*_>])(attack(?:er|ers|s|ed|ing)?|inject(?:s|ed|ing|ion|ions)?|payloads?|malicious|vulnerab\w+|exploit\w*|hackers?"
     r"|saniti[sz]\w+|escap(?:e|es|ed|ing)|encod(?:e|es|ed|ing)|prevent\w*|mitigat\w+|parameteri[sz]ed|bypass\w*"
     r"|xss|sqli|ssti|csrf|ssrf|xxe|owasp|cve|cwe|waf|security|insecure|unsafe|dangerous|example|examples|instance"
     r"|e\.g|i\.e|such\s+as|snippet|syntax|query|queries|statement|statements|clause|expression|operator|function"
     r"|method|attribute|element|tag|tags|variable|parameters?|argument|options?|code|script|scripts|command|commands"
     r"|string|strings|template|templates|returns?|evaluates?|renders?|outputs?|prints?|executes?|means|matches"
-    r"|explain\w*|shows?|tutorial|documentation|called|named|note)\b",
-    re.IGNORECASE,
+    r"|explain\w*|shows?|tutorial|documentation|called|named|note)(?=[ ,.;:!?)\"”'’*_-]|$)",
+    re.IGNORECASE | re.MULTILINE,
 )
 _ASKS = re.compile(
     r"\b(?:what\s+(?:is|are|does|do|would|happens)|why\s+(?:is|are|does|do|did)|how\s+(?:does|do|can|could|would|to|is)"
