@@ -111,7 +111,7 @@ async def _every(seconds: float, call: Callable[[], Awaitable[None]]) -> None:
 def create_app(settings: Settings | None = None) -> Edge:
     """The ASGI application. `llmobs serve` calls it in every worker."""
     settings = settings or load_settings(os.environ)
-    configure_logs(settings.log_level, settings.log_format)
+    request_log = configure_logs(settings.log_level, settings.log_format)
     rules = rule_book(settings.rules_path, settings.excluded_rules)
     policies = policy_book(
         settings.policies_path, default=settings.default_policy, strict_mode=settings.strict_mode
@@ -197,7 +197,7 @@ def create_app(settings: Settings | None = None) -> Edge:
             }
         ),
     )
-    return Edge(cast(Any, app), telemetry)
+    return Edge(cast(Any, app), telemetry, request_log)
 
 
 async def _store_checks(store: Store) -> tuple[Check, Check]:

@@ -5,14 +5,13 @@ import re
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from llmobs.ids import new_request_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from llmobs.telemetry.instruments import Telemetry
+    from llmobs.telemetry.logs import RequestLog
 
     Scope = dict[str, Any]
     Message = dict[str, Any]
@@ -32,10 +31,10 @@ class Edge:
     (`traceparent`, W3C Trace Context) is joined and told back with our span.
     """
 
-    def __init__(self, app: "App", telemetry: "Telemetry") -> None:
+    def __init__(self, app: "App", telemetry: "Telemetry", log: "RequestLog") -> None:
         self._app = app
         self._telemetry = telemetry
-        self._log = structlog.get_logger("llmobs.request").bind()  # bound once, not for every line
+        self._log = log
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         if scope["type"] != "http":
@@ -88,7 +87,7 @@ class Edge:
             if "problem" in state:
                 line["problem"] = state["problem"]
             line |= state.get("line", {})
-            self._log.info("request", **line)
+            self._log(line)
 
 
 def _joined(traceparent: bytes) -> bytes:

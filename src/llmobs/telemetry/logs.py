@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -10,8 +12,16 @@ import structlog
 _encoder = msgspec.json.Encoder(enc_hook=str)
 
 
-def configure_logs(level: str, form: str) -> None:
-    """Set up structlog for the process. `form` is `json` or `console`."""
+RequestLog = Callable[[dict[str, Any]], None]
+"""Takes the fields of a request's canonical line."""
+
+
+def configure_logs(level: str, form: str) -> RequestLog:
+    """Set up structlog for the process. `form` is `json` or `console`.
+
+    Answers what writes the canonical line. In JSON it goes past structlog's processors, which cost
+    100 µs a line, a quarter of a whole request.
+    """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -32,3 +42,25 @@ def configure_logs(level: str, form: str) -> None:
         logger_factory=factory,
         cache_logger_on_first_use=False,
     )
+    if logging.getLevelNamesMapping()[level.upper()] > logging.INFO:
+        return _silent
+    if form != "json":
+        logger = structlog.get_logger("llmobs.request")
+        return lambda fields: logger.info("request", **fields)
+    return _write
+
+
+def _silent(_: dict[str, Any]) -> None:
+    """The level is above that of request lines."""
+
+
+def _write(fields: dict[str, Any]) -> None:
+    line = {
+        "event": "request",
+        "level": "info",
+        "timestamp": datetime.now(UTC).isoformat(timespec="microseconds"),
+        **fields,
+    }
+    out = sys.stdout.buffer
+    out.write(_encoder.encode(line) + b"\n")
+    out.flush()
