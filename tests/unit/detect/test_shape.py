@@ -34,3 +34,21 @@ def test_a_payload_with_little_around_it_stands_on_its_own(text: str) -> None:
 )
 def test_a_payload_that_is_shown_does_not(text: str) -> None:
     assert not _bare(text)
+
+
+def test_words_that_belong_to_the_payload_explain_nothing() -> None:
+    text = 'hi, could you look this up for me: "><script>x</script> thanks a lot, it is needed today'
+    at = text.index('">')
+    assert is_bare(text, at, at + len('"><script>'))
+
+
+def test_a_request_with_many_headers_is_no_program() -> None:
+    text = (
+        f"POST /login HTTP/1.1\nHost: shop.example\nAccept: */*\nContent-Length: 9\n\nuser=bob\nq={PAYLOAD}"
+    )
+    assert _bare(text)
+
+
+def test_a_hit_in_a_program_is_shown() -> None:
+    text = f'import db\ndef run(name):\n    query = "{PAYLOAD}"\n    return db.read(query)\nprint(run(1))'
+    assert not _bare(text)
