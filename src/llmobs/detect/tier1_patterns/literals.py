@@ -45,7 +45,8 @@ def digits_word(count: int) -> str:
     return f"\0digits {count}"
 
 
-_PSEUDO = {LONG_RUN: 0.3, "@": 0.05, **{digits_word(n): 0.6 / (n + 1) + 0.2 for n in DIGIT_STEPS}}
+_SIGNS = dict.fromkeys("@^~\\\\", 0.05) | dict.fromkeys("<|${}%&", 0.15) | dict.fromkeys("`;=>#*+[]!", 0.3)
+_PSEUDO = _SIGNS | {LONG_RUN: 0.3, **{digits_word(n): 0.6 / (n + 1) + 0.2 for n in DIGIT_STEPS}}
 """Rough shares of ordinary texts, to rank these beside real words."""
 
 _EMPTY: Words = frozenset({""})
