@@ -35,7 +35,7 @@ SET_MEMORY = 32 << 20
 
 _NOT_DIGITS = bytes(byte for byte in range(256) if byte not in b"0123456789")
 _TOKEN_RUN = compile_pattern(TOKEN_RUN)
-_COUNTS = re.compile(r"(?<=[{,])\d+(?=[,}])")
+_COUNTS = re.compile(r"\{(\d+)")
 
 
 class Prefilter:
