@@ -22,7 +22,7 @@ MAX_PROBLEMS = 16
 SCORES: dict[str, float] = {
     # Measured as the rules are (training/measure_rules.py): one answer in ten carries the class. Hits
     # are counted on the 28 broken and 26 sound answers of training/handwritten/formatting_issue.jsonl
-    # and on the 9,424 benign answers, of which 173 were flagged. Read one by one, those are broken as
+    # and on the 9,424 benign answers, of which 173 were flagged. By a fence cross-check and samples, those are broken as
     # they stand: 148 sections cut inside a code block, 8 cut inside a table row, 17 answers that loop.
     # No false alarm is left among the other 9,277 sound answers, so the rate is put at the upper end
     # of what that allows, 3 in 9,277.
