@@ -162,6 +162,14 @@ def create_app(settings: Settings | None = None) -> Edge:
                 await asyncio.wait([task])
         telemetry.close()
 
+    services = Services(
+        settings=settings,
+        screen=screen,
+        logs=store,
+        telemetry=telemetry,
+        books=books,
+        checks=checks,
+    )
     app = Litestar(
         route_handlers=[
             detect.detect,
@@ -184,20 +192,11 @@ def create_app(settings: Settings | None = None) -> Edge:
         cors_config=CORSConfig(allow_origins=list(settings.cors)) if settings.cors else None,
         openapi_config=None,
         logging_config=None,
-        state=State(
-            {
-                "services": Services(
-                    settings=settings,
-                    screen=screen,
-                    logs=store,
-                    telemetry=telemetry,
-                    books=books,
-                    checks=checks,
-                )
-            }
-        ),
+        state=State({"services": services}),
     )
-    return Edge(cast(Any, app), telemetry, request_log)
+    # With CORS the framework has a part in every answer.
+    quick = {} if settings.cors else dict.fromkeys(detect.PATHS, detect.quick_detect(services))
+    return Edge(cast(Any, app), telemetry, request_log, quick)
 
 
 async def _store_checks(store: Store) -> tuple[Check, Check]:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from litestar import Request, post
@@ -14,9 +14,10 @@ from llmobs.errors import (
     MediaTypeUnsupported,
     ParameterInvalid,
     Problem,
+    RequestInvalid,
     TextTooLong,
 )
-from llmobs.http.problems import details
+from llmobs.http.problems import as_problem, details, problem_answer
 from llmobs.http.responses import JsonAnswer
 from llmobs.http.schemas import (
     MAX_BATCH,
@@ -31,6 +32,9 @@ from llmobs.http.schemas import (
 from llmobs.http.services import Services, services
 from llmobs.screen import Inquiry, Screened
 
+if TYPE_CHECKING:
+    from llmobs.http.edge import Quick, Receive, Scope
+
 JSON = b"application/json"
 MAX_BATCH_BYTES = 32 * 1024 * 1024
 _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
@@ -39,31 +43,55 @@ _encode = msgspec.json.Encoder().encode
 AnyRequest = Request[Any, Any, Any]
 
 
-@post(["/v1/detect", "/detect"], status_code=200, request_max_body_size=None)
-async def detect(request: AnyRequest) -> ASGIApp:
-    """Screen one text."""
-    parts = services(request)
-    body, key = await _json_body(request, _largest_item(parts))
+PATHS = ("/v1/detect", "/detect")
+
+
+async def answer_detect(
+    parts: Services, scope: "Scope", receive: "Receive", line: dict[str, Any]
+) -> JsonAnswer:
+    """The answer to one text; `line` gets what the request's log line says of it. Raises Problem."""
+    body, key = await _json_body(scope, receive, _largest_item(parts))
     screened = await _screen(parts, body, key)
     record = screened.record
-    state = request.scope["state"]
-    state["verdict_id"] = record.request_id
-    state["line"] = {
-        "verdict_id": record.request_id,
-        "action": record.action.value,
-        "failure_class": record.failure_class,
-        "tier_used": record.tier_used,
-        "chars": len(record.llm_response),
-    }
+    line["verdict_id"] = record.request_id
+    line["action"] = record.action.value
+    line["failure_class"] = record.failure_class
+    line["tier_used"] = record.tier_used
+    line["chars"] = len(record.llm_response)
     answer = _encode(detect_answer(record, recorded=screened.recorded))
     return JsonAnswer(answer, (b"idempotent-replayed", b"true")) if screened.replayed else JsonAnswer(answer)
+
+
+def quick_detect(parts: Services) -> "Quick":
+    """`answer_detect` for the edge, which answers these paths itself; problems are answers as well."""
+
+    async def answer(scope: "Scope", receive: "Receive", line: dict[str, Any]) -> JsonAnswer:
+        try:
+            return await answer_detect(parts, scope, receive, line)
+        except Exception as error:  # noqa: BLE001  # the HTTP edge: a bug is told as a problem, too
+            problem = as_problem(error)
+            line["problem"] = problem.slug
+            return problem_answer(scope["path"], problem)
+
+    return answer
+
+
+@post(list(PATHS), status_code=200, request_max_body_size=None)
+async def detect(request: AnyRequest) -> ASGIApp:
+    """Screen one text, where the framework has a part in the answer (CORS)."""
+    line: dict[str, Any] = {}
+    answer = await answer_detect(services(request), *_channels(request), line)
+    state = request.scope["state"]
+    state["verdict_id"] = line["verdict_id"]
+    state["line"] = line
+    return answer
 
 
 @post(["/v1/detect/batch", "/detect/batch"], status_code=200, request_max_body_size=None)
 async def detect_batch(request: AnyRequest) -> ASGIApp:
     """Screen up to 100 texts; a bad item answers its problem in place."""
     parts = services(request)
-    body, key = await _json_body(request, min(MAX_BATCH_BYTES, MAX_BATCH * _largest_item(parts)))
+    body, key = await _json_body(*_channels(request), min(MAX_BATCH_BYTES, MAX_BATCH * _largest_item(parts)))
     items = read_batch(body)
     if len(items) > MAX_BATCH:
         raise BatchTooLarge(f"Batch of {len(items)} exceeds maximum of {MAX_BATCH}.")
@@ -110,17 +138,22 @@ async def _screen(parts: Services, body: bytes, key: str | None) -> Screened:
     )
 
 
+def _channels(request: AnyRequest) -> "tuple[Scope, Receive]":
+    """What the edge has as well; the framework's own types are closed."""
+    return cast("Scope", request.scope), cast("Receive", request.receive)
+
+
 def _largest_item(parts: Services) -> int:
     """Bytes that a body within all limits can take: every code point escaped as a surrogate pair."""
     return parts.settings.max_text_chars * 12 + parts.settings.max_context_bytes + 4096
 
 
-async def _json_body(request: AnyRequest, most: int) -> tuple[bytes, str | None]:
+async def _json_body(scope: "Scope", receive: "Receive", most: int) -> tuple[bytes, str | None]:
     """The body, bounded, and the idempotency key. Headers are read in one pass: this path is hot."""
     media_type = b""
     announced = b""
     key: bytes | None = None
-    for name, value in request.scope["headers"]:
+    for name, value in scope["headers"]:
         if name == b"content-type":
             media_type = value
         elif name == b"content-length":
@@ -134,11 +167,21 @@ async def _json_body(request: AnyRequest, most: int) -> tuple[bytes, str | None]
         raise ParameterInvalid("Idempotency-Key must be 1 to 255 visible ASCII characters.")
     if announced.isdigit() and int(announced) > most:
         raise TextTooLong(f"The body has {announced.decode()} bytes; at most {most} are taken.")
+    body = await _whole_body(receive, most)
+    return body, None if key is None else key.decode("ascii")
+
+
+async def _whole_body(receive: "Receive", most: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise RequestInvalid("The caller left before the whole body had come.")
+        chunk = message.get("body", b"")
         size += len(chunk)
         if size > most:
             raise TextTooLong(f"The body has more than {most} bytes.")
+        if not message.get("more_body", False):
+            return b"".join((*chunks, chunk)) if chunks else bytes(chunk)
         chunks.append(chunk)
-    return b"".join(chunks), None if key is None else key.decode("ascii")

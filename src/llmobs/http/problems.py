@@ -9,6 +9,7 @@ from litestar.exceptions import HTTPException
 
 from llmobs import errors
 from llmobs.errors import Problem, StoreUnavailable
+from llmobs.http.responses import JsonAnswer
 from llmobs.http.schemas import ProblemDetails
 
 MEDIA_TYPE = "application/problem+json"
@@ -38,16 +39,34 @@ def details(problem: Problem, instance: str | None = None) -> ProblemDetails:
     )
 
 
-def problem_response(request: AnyRequest, problem: Problem) -> Response[bytes]:
+def as_problem(error: Exception) -> Problem:
+    """What a caller is told of an error; a bug is seen in the log and nothing of it is told."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, StoreUnavailable):
+        log.warning("store unavailable", reason=str(error))
+        return errors.DatabaseUnavailable("The log cannot be read now; try again.")
+    log.error("unexpected error", exc_info=error)
+    return errors.InternalError("The log has the details under this request's id.")
+
+
+def problem_answer(path: str, problem: Problem) -> JsonAnswer:
     """A problem as an HTTP answer."""
-    headers = {} if problem.retry_after is None else {"retry-after": str(problem.retry_after)}
-    request.scope["state"]["problem"] = problem.slug
-    return Response(
-        msgspec.json.encode(details(problem, request.scope["path"])),
-        status_code=problem.status,
-        media_type=MEDIA_TYPE,
-        headers=headers,
+    retry = () if problem.retry_after is None else ((b"retry-after", b"%d" % problem.retry_after),)
+    return JsonAnswer(
+        msgspec.json.encode(details(problem, path)),
+        *retry,
+        status=problem.status,
+        media_type=MEDIA_TYPE.encode(),
     )
+
+
+def problem_response(request: AnyRequest, problem: Problem) -> Response[bytes]:
+    """A problem as the framework's answer."""
+    request.scope["state"]["problem"] = problem.slug
+    answer = problem_answer(request.scope["path"], problem)
+    headers = {name.decode(): value.decode() for name, value in answer.headers[2:]}
+    return Response(answer.body, status_code=problem.status, media_type=MEDIA_TYPE, headers=headers)
 
 
 def framework_response(request: AnyRequest, error: HTTPException) -> Response[bytes]:
@@ -68,20 +87,12 @@ def framework_response(request: AnyRequest, error: HTTPException) -> Response[by
 
 
 def unexpected_response(request: AnyRequest, error: Exception) -> Response[bytes]:
-    """A bug: seen in the log, with nothing of it in the answer."""
-    log.error("unexpected error", exc_info=error)
-    return problem_response(request, errors.InternalError("The log has the details under this request's id."))
-
-
-def store_response(request: AnyRequest, error: StoreUnavailable) -> Response[bytes]:
-    """The database did not answer a question about the log."""
-    log.warning("store unavailable", reason=str(error))
-    return problem_response(request, errors.DatabaseUnavailable("The log cannot be read now; try again."))
+    """Whatever else goes wrong."""
+    return problem_response(request, as_problem(error))
 
 
 EXCEPTION_HANDLERS: Any = {
     Problem: problem_response,
-    StoreUnavailable: store_response,
     HTTPException: framework_response,
     Exception: unexpected_response,
 }
