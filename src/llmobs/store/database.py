@@ -79,11 +79,7 @@ def make_engine(settings: Settings, *, migrating: bool = False) -> AsyncEngine:
 
         @event.listens_for(engine.sync_engine, "connect")
         def prepare(connection: Any, _: Any) -> None:
-            cursor = connection.cursor()
-            cursor.execute("PRAGMA journal_mode = WAL")
-            cursor.execute(f"PRAGMA synchronous = {synchronous}")
-            cursor.execute("PRAGMA foreign_keys = ON")
-            cursor.close()
+            prepare_sqlite(connection, synchronous)
 
         return engine
     arguments: dict[str, Any] = {"timeout": seconds}
@@ -93,8 +89,19 @@ def make_engine(settings: Settings, *, migrating: bool = False) -> AsyncEngine:
     if not migrating:
         arguments["command_timeout"] = seconds
         arguments["server_settings"] = {"application_name": "llmobs"}
-        options |= {"pool_size": settings.database_pool_size, "max_overflow": 0, "pool_timeout": seconds}
+        # The journal's own connection is one of them.
+        pool_size = max(1, settings.database_pool_size - 1)
+        options |= {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": seconds}
     return create_async_engine(url, connect_args=arguments, **options)
+
+
+def prepare_sqlite(connection: Any, synchronous: str) -> None:
+    """What every connection to SQLite is told first."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute(f"PRAGMA synchronous = {synchronous}")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
 
 
 class RowRefused(LlmobsError):
@@ -126,7 +133,12 @@ def _row_at_fault(error: DBAPIError) -> bool:
     state = getattr(error.orig, "sqlstate", None)
     if state is None:
         return isinstance(error, DataError | IntegrityError)
-    return state[:2] in {"22", "23", "54"}  # bad data, broken constraint, over a limit
+    return row_at_fault(state)
+
+
+def row_at_fault(state: str | None) -> bool:
+    """Whether a PostgreSQL error code blames the row: bad data, broken constraint, over a limit."""
+    return state is not None and state[:2] in {"22", "23", "54"}
 
 
 def _reason(error: DBAPIError) -> str:
@@ -140,13 +152,15 @@ class Database:
 
     def __init__(self, settings: Settings) -> None:
         self.engine = make_engine(settings)
-        self._seconds = settings.database_timeout_seconds
+        self.seconds = settings.database_timeout_seconds
+        """Longest wait for a connection or a commit."""
+        self.synchronous = settings.sqlite_synchronous.value
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """A transaction, committed at the end of the block. Raises what `told_plainly` says."""
         with told_plainly():
-            async with asyncio.timeout(self._seconds), self.engine.begin() as connection:
+            async with asyncio.timeout(self.seconds), self.engine.begin() as connection:
                 yield connection
 
     async def ping(self) -> None:

@@ -68,7 +68,7 @@ def _insert_statement(dialect: str) -> str:
     return f"INSERT INTO detection_logs ({names}) VALUES ({values}) ON CONFLICT (request_id) DO NOTHING"  # noqa: S608  # our own column names
 
 
-def _row(record: Record, *, postgres: bool) -> tuple[Any, ...]:
+def row_of(record: Record, *, postgres: bool) -> tuple[Any, ...]:
     """The values of COLUMNS as the driver takes them."""
     created = record.created_at.astimezone(UTC)
     return (
@@ -108,7 +108,7 @@ async def insert_records(connection: AsyncConnection, records: Sequence[Record])
         dialect = connection.dialect.name
         postgres = dialect == "postgresql"
         await connection.exec_driver_sql(
-            _insert_statement(dialect), [_row(record, postgres=postgres) for record in rows]
+            _insert_statement(dialect), [row_of(record, postgres=postgres) for record in rows]
         )
     return lost
 

@@ -16,6 +16,7 @@ from llmobs.store.journal import Journal, Observer
 from llmobs.store.migrate import head, revision_of
 from llmobs.store.records import LogFilter, LoggedRecord, TierCounts
 from llmobs.store.spool import Spool
+from llmobs.store.writer import writer_for
 
 EXPORT_ROWS = 500
 SWEEP_ROWS = 5000
@@ -34,6 +35,7 @@ class Store:
 
     def __init__(self, settings: Settings, observer: Observer) -> None:
         self._database = Database(settings)
+        self._writer = writer_for(self._database)
         self._spool = Spool(Path(settings.spool_dir), settings.spool_max_bytes)
         self._journal = Journal(settings, self._write, self._spool, observer)
         self._head = head()
@@ -44,6 +46,7 @@ class Store:
 
     async def __aexit__(self, *_: object) -> None:
         await self._journal.close()
+        await self._writer.close()
         await self._database.dispose()
 
     @property
@@ -69,6 +72,9 @@ class Store:
         return Kept(recorded=True, duplicate_of=first)
 
     async def _write(self, batch: Sequence[Record]) -> dict[str, str]:
+        if all(record.idempotency_key is None for record in batch):
+            await self._writer.write(batch)
+            return {}
         async with self._database.transaction() as connection:
             return await records.insert_records(connection, batch)
 

@@ -1,15 +1,15 @@
 import asyncio
+import sqlite3
 from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import event
 from support.store import Heard, make_record
 
 from llmobs.domain.record import Record
 from llmobs.errors import Overloaded, RecordUnavailable
 from llmobs.settings import Settings
-from llmobs.store.database import Database
+from llmobs.store.database import Database, RowRefused
 from llmobs.store.store import Kept, Store
 
 BODY, OTHER_BODY = b"\1" * 32, b"\2" * 32
@@ -142,8 +142,38 @@ async def test_names_of_any_length_are_kept(store: Store) -> None:
 
 async def test_a_busy_journal_writes_one_statement_a_batch(store: Store) -> None:
     statements: list[str] = []
-    event.listen(
-        store._database.engine.sync_engine, "before_cursor_execute", lambda *args: statements.append(args[2])
-    )
+    await store.append(make_record())
+    connection = store._writer._connection
+    if isinstance(connection, sqlite3.Connection):
+        connection.set_trace_callback(statements.append)
+    else:
+        connection.add_query_logger(lambda query: statements.append(query.query))
     await asyncio.gather(*(store.append(make_record()) for _ in range(100)))
     assert 1 <= len([one for one in statements if one.startswith("INSERT")]) <= 3
+
+
+@pytest.mark.parametrize("size", [1, 63, 64, 65, 130, 500])
+async def test_batches_of_any_size_are_written_in_order_and_repeats_left_alone(
+    store: Store, size: int
+) -> None:
+    given = [make_record() for _ in range(size)]
+    await store._writer.write(given)
+    await store._writer.write(given[: size // 2 + 1])
+    assert [row.request_id for row in reversed(await store.recent(500))] == [r.request_id for r in given]
+
+
+@pytest.mark.parametrize("size", [3, 100])
+async def test_a_refused_row_leaves_nothing_of_its_batch(store: Store, size: int) -> None:
+    given = [make_record() for _ in range(size)]
+    with pytest.raises(RowRefused):
+        await store._writer.write([*given, make_record(method=None)])
+    assert (await store.counts()).total == 0
+    await store._writer.write(given)
+    assert (await store.counts()).total == size
+
+
+async def test_plain_and_keyed_verdicts_of_one_batch_are_both_kept(store: Store) -> None:
+    given = [make_record() if n % 2 else _keyed(idempotency_key=f"key {n // 4}") for n in range(20)]
+    done = await asyncio.gather(*(store.append(record) for record in given))
+    assert sum(kept.duplicate_of is None for kept in done) == 15
+    assert (await store.counts()).total == 15
