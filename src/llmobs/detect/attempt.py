@@ -4,15 +4,17 @@ import asyncio
 from time import perf_counter
 
 from llmobs.detect.detector import Detector, DetectorFailed
-from llmobs.domain.detection import Failed, Ran
+from llmobs.domain.detection import Failed, Idle, Ran, Skipped
 from llmobs.domain.subject import Subject
 
 
 async def attempt(
     detector: Detector, tier: int, subject: Subject, asked: frozenset[str], deadline_s: float | None
-) -> Ran | Failed:
+) -> Ran | Failed | Skipped:
     """What the detector reports, or why it could not, within `deadline_s` seconds."""
     started = perf_counter()
+    # A later tier speaks, and fails, only for what it was asked about.
+    hears = detector.hears if tier == 1 else detector.hears & asked
     try:
         if deadline_s is None:
             findings = await detector.detect(subject, asked)
@@ -24,7 +26,7 @@ async def attempt(
             tier=tier,
             detector=detector.name,
             ms=(perf_counter() - started) * 1000,
-            hears=detector.hears,
+            hears=hears,
             reason=f"no answer within {deadline_s:g} s" if deadline_s is not None else "timed out",
             timed_out=True,
         )
@@ -33,13 +35,15 @@ async def attempt(
             tier=tier,
             detector=detector.name,
             ms=(perf_counter() - started) * 1000,
-            hears=detector.hears,
+            hears=hears,
             reason=str(error) or type(error).__name__,
         )
+    if isinstance(findings, Idle):
+        return Skipped(tier=tier, detector=detector.name, reason=findings.reason)
     return Ran(
         tier=tier,
         detector=detector.name,
         ms=(perf_counter() - started) * 1000,
-        hears=detector.hears,
+        hears=hears,
         findings=findings,
     )

@@ -1,16 +1,20 @@
 """The tiers in order: each is asked only about what the ones before left open."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from time import perf_counter
 
 import msgspec
 
 from llmobs.detect.attempt import attempt
 from llmobs.detect.detector import Detector
-from llmobs.domain.decision import Standing, open_classes, weigh
-from llmobs.domain.detection import Report, Skipped
+from llmobs.domain.decision import Standing, doubts_about, open_classes, weigh
+from llmobs.domain.detection import Failed, Ran, Report, Skipped
 from llmobs.domain.policy import Policy
 from llmobs.domain.subject import Subject
+
+Departed = Callable[[], Awaitable[None]]
+"""Returns when whoever asked has gone away."""
 
 
 class Tier(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +26,12 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True):
     detectors: tuple[Detector, ...] = ()
     deadline_s: float | None = None
     """Longest wait for each detector; None for CPU-bound ones, which no timeout can interrupt."""
+    absent: str = "not installed"
+    """Why it is skipped where no detector is installed."""
+    asks: Callable[[Policy, Standing], frozenset[str]] = open_classes
+    """Which classes it is asked about, given what earlier tiers found."""
+    ends_with_caller: bool = False
+    """Whether its work is dropped when whoever asked has gone away: worth it for slow, dear work."""
 
 
 class Pipeline:
@@ -30,22 +40,32 @@ class Pipeline:
     def __init__(self, tiers: Sequence[Tier]) -> None:
         self.tiers = tuple(sorted(tiers, key=lambda tier: tier.number))
 
-    async def examine(self, subject: Subject, policy: Policy) -> tuple[Report, ...]:
+    async def examine(
+        self, subject: Subject, policy: Policy, departed: Departed | None = None
+    ) -> tuple[Report, ...]:
         """One report a detector, in tier order. Expected failures are reports too."""
         reports: list[Report] = []
         standing: Standing | None = None
         for tier in self.tiers:
             if not tier.detectors:
-                reports.append(Skipped(tier=tier.number, detector=tier.name, reason="not installed"))
+                reports.append(Skipped(tier=tier.number, detector=tier.name, reason=tier.absent))
                 continue
             if standing is None and reports:
                 standing = weigh(policy, reports)
-            asked = frozenset(policy.classes) if standing is None else open_classes(policy, standing)
-            reports += await self._ask(tier, subject, asked)
+            asked = frozenset(policy.classes) if standing is None else tier.asks(policy, standing)
+            if standing is not None and asked:
+                doubts = doubts_about(policy, standing, reports, asked)
+                reports += await self._ask(
+                    tier, msgspec.structs.replace(subject, doubts=doubts), asked, departed
+                )
+            else:
+                reports += await self._ask(tier, subject, asked, departed)
             standing = None
         return tuple(reports)
 
-    async def _ask(self, tier: Tier, subject: Subject, asked: frozenset[str]) -> list[Report]:
+    async def _ask(
+        self, tier: Tier, subject: Subject, asked: frozenset[str], departed: Departed | None
+    ) -> list[Report]:
         called = [d for d in tier.detectors if d.hears & asked]
         skipped = [
             Skipped(
@@ -54,6 +74,8 @@ class Pipeline:
             for d in tier.detectors
             if not d.hears & asked
         ]
+        if departed is not None and tier.ends_with_caller:
+            return [*[await _unless_gone(d, tier, subject, asked, departed) for d in called], *skipped]
         if len(called) == 1 or tier.deadline_s is None:
             # CPU-bound siblings gain nothing from tasks of their own, and a task costs more than
             # a whole tier 1.
@@ -66,3 +88,29 @@ class Pipeline:
                 group.create_task(attempt(d, tier.number, subject, asked, tier.deadline_s)) for d in called
             ]
         return [*(task.result() for task in tasks), *skipped]
+
+
+async def _unless_gone(
+    detector: Detector, tier: Tier, subject: Subject, asked: frozenset[str], departed: Departed
+) -> Ran | Failed | Skipped:
+    """What the detector reports; when the caller goes away first, its work is cancelled."""
+    started = perf_counter()
+    async with asyncio.TaskGroup() as group:
+        work = group.create_task(attempt(detector, tier.number, subject, asked, tier.deadline_s))
+        watch = group.create_task(_wait(departed))
+        await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+        work.cancel()  # does nothing to work that is done
+        watch.cancel()
+    if not work.cancelled():
+        return work.result()
+    return Failed(
+        tier=tier.number,
+        detector=detector.name,
+        ms=(perf_counter() - started) * 1000,
+        hears=detector.hears & asked,
+        reason="the caller went away",
+    )
+
+
+async def _wait(departed: Departed) -> None:
+    await departed()

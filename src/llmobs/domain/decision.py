@@ -11,9 +11,13 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from llmobs.domain.detection import Detection, Evidence, Failed, Ran, Report, Skipped
-from llmobs.domain.policy import ClassPolicy, OnFailure, Policy
+from llmobs.domain.policy import ClassPolicy, Judging, OnFailure, Policy
 from llmobs.domain.risk import Action, Severity
+from llmobs.domain.subject import Doubt
 from llmobs.domain.verdict import Decision
+
+JUDGE_TIER = 3
+"""The tier whose detector reads the text as language, and so can be talked to by it."""
 
 _NOTHING_KNOWN = ClassPolicy(severity=Severity.LOW)
 
@@ -45,7 +49,7 @@ def weigh(policy: Policy, reports: Sequence[Report]) -> Standing:
         clears: set[str] = set()
         best: dict[str, tuple[float, str]] = {}
         for report in ran:
-            heard |= report.hears
+            heard |= report.hears - report.findings.unheard if report.findings.unheard else report.hears
             clears |= report.findings.clears
             if report.findings.silence:
                 if silence:
@@ -58,7 +62,12 @@ def weigh(policy: Policy, reports: Sequence[Report]) -> Standing:
                 best[detection.failure_class] = max(best.get(detection.failure_class, candidate), candidate)
         for name, (score, detector) in best.items():
             known = scores.get(name)
-            may_only_raise = name in settled or policy.classes.get(name, _NOTHING_KNOWN).raise_only
+            limits = policy.classes.get(name, _NOTHING_KNOWN)
+            may_only_raise = (
+                name in settled
+                or limits.raise_only
+                or (tier == JUDGE_TIER and limits.judge is not Judging.WEIGH)
+            )
             if known is None or not may_only_raise or score > known:
                 scores[name] = score
                 deciding[name] = detector
@@ -69,6 +78,9 @@ def weigh(policy: Policy, reports: Sequence[Report]) -> Standing:
             for name in report.hears
             if name not in settled
         }
+        for report in ran:
+            if report.findings.unheard:
+                missed |= report.findings.unheard - settled
         unheard = (unheard | missed) - heard
         for name, score in scores.items():
             limits = policy.classes.get(name, _NOTHING_KNOWN)
@@ -86,6 +98,47 @@ def weigh(policy: Policy, reports: Sequence[Report]) -> Standing:
 def open_classes(policy: Policy, standing: Standing) -> frozenset[str]:
     """The classes of the policy that a later tier may still be asked about."""
     return frozenset(policy.classes) - standing.settled
+
+
+def doubtful_classes(policy: Policy, standing: Standing) -> frozenset[str]:
+    """The open classes that the LLM judge is asked about.
+
+    A class is in doubt when an earlier tier scored it, from the policy's `judge_from` (or `clear`)
+    on, short of settling it. A class that nobody scored is not: silence is no reason to spend
+    money on every text, and a failed tier must not turn all its traffic over to the judge.
+    """
+    return frozenset(
+        name
+        for name in open_classes(policy, standing)
+        if policy.classes[name].judge is not Judging.NEVER
+        and standing.scores.get(name, 0.0) > 0.0
+        and standing.scores[name] >= policy.classes[name].doubtful_from
+    )
+
+
+def doubts_about(
+    policy: Policy, standing: Standing, reports: Iterable[Report], asked: Iterable[str]
+) -> dict[str, Doubt]:
+    """What the earlier tiers found of each class asked about."""
+    spans: dict[str, list[Evidence]] = {}
+    for report in reports:
+        if isinstance(report, Ran):
+            for detection in report.findings.detections:
+                spans.setdefault(detection.failure_class, []).extend(detection.evidence)
+    return {
+        name: Doubt(
+            score=standing.scores[name],
+            spans=tuple(
+                e.span
+                for e in sorted(spans.get(name, ()), key=lambda e: (-e.score, _start(e)))
+                if e.span is not None
+            ),
+            acts=policy.action_for(name, standing.scores[name]) is not Action.ALLOW,
+            may_lower=(policy.classes[name].judge is Judging.WEIGH and not policy.classes[name].raise_only),
+        )
+        for name in asked
+        if name in standing.scores
+    }
 
 
 def decide(policy: Policy, reports: Sequence[Report]) -> Decision:

@@ -31,6 +31,18 @@ class Detection(msgspec.Struct, frozen=True, kw_only=True):
     evidence: tuple[Evidence, ...] = ()
 
 
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What asking a language model took."""
+
+    model: str
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float | None = None
+    """Estimate from the configured prices; None where no price is known."""
+    cached: bool = False
+    """Everything was known from an earlier, equal question, so nothing was spent."""
+
+
 class Findings(msgspec.Struct, frozen=True, kw_only=True):
     """What one detector makes of one subject."""
 
@@ -46,6 +58,15 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     """Every secret and piece of personal data found, acting or not: masked before storage."""
     seen: float = 1.0
     """Share of the text looked at, 0 to 1."""
+    usage: Usage | None = None
+    unheard: frozenset[str] = frozenset()
+    """Classes that it was asked about and could not judge, while it judged others."""
+
+
+class Idle(msgspec.Struct, frozen=True):
+    """What a detector answers that has nothing to look at in this subject, and why."""
+
+    reason: str
 
 
 class Ran(msgspec.Struct, frozen=True, kw_only=True, tag="ran", tag_field="status"):

@@ -22,6 +22,17 @@ class OnFailure(StrEnum):
         return Action(self.value)
 
 
+class Judging(StrEnum):
+    """What the LLM judge may do to a class."""
+
+    NEVER = "never"
+    """It is not asked."""
+    RAISE = "raise"
+    """It may raise the score, never lower it: what it reads may be written to talk it round."""
+    WEIGH = "weigh"
+    """Its score replaces the earlier one."""
+
+
 class ClassPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one failure class may do. A threshold of None is never reached."""
 
@@ -34,6 +45,9 @@ class ClassPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     on_failure: OnFailure = OnFailure.ALLOW
     raise_only: bool = False
     """Later tiers may raise the score of this class and never lower it."""
+    judge: Judging = Judging.RAISE
+    judge_from: float | None = None
+    """Lowest score at which the LLM judge is asked about the class; None: from `clear` on."""
     message: str = ""
     """Told to the caller when the class decides."""
 
@@ -50,6 +64,8 @@ class ClassPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         for (lower, a), (upper, b) in pairwise(given):
             if a > b:
                 found.append(f"{lower} = {a} lies above {upper} = {b}")
+        if self.judge_from is not None and not 0.0 <= self.judge_from <= 1.0:
+            found.append(f"judge_from = {self.judge_from} lies outside 0 to 1")
         if len(given) == 1:
             found.append("no action threshold: give at least one of log, warn, block")
         return found
@@ -63,6 +79,11 @@ class ClassPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if self.log is not None and score >= self.log:
             return Action.LOG
         return Action.ALLOW
+
+    @property
+    def doubtful_from(self) -> float:
+        """The score from which the LLM judge is asked; up to `ceiling`, where the class is settled."""
+        return self.clear if self.judge_from is None else self.judge_from
 
     @property
     def ceiling(self) -> float:

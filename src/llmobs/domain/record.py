@@ -33,6 +33,14 @@ class CoverageEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     ms: float | None = None
     seen: float | None = None
     """Share of the text looked at, 0 to 1."""
+    model: str | None = None
+    """The language model that was asked."""
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_usd: float | None = None
+    """Estimate; absent where no price is known."""
+    cached: bool = False
+    """The answer was known from an earlier, equal question."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,12 +96,28 @@ def coverage_entry(report: Report) -> CoverageEntry:
             return _skipped(report.tier, report.detector, report.reason)
         case Ran():
             seen = report.findings.seen
+            usage = report.findings.usage
+            if usage is None:
+                return CoverageEntry(
+                    tier=report.tier,
+                    detector=report.detector,
+                    status="ran",
+                    ms=round(report.ms, 3),
+                    seen=None if seen >= 1.0 else round(seen, 4),
+                )
+            unheard = report.findings.unheard
             return CoverageEntry(
                 tier=report.tier,
                 detector=report.detector,
                 status="ran",
                 ms=round(report.ms, 3),
                 seen=None if seen >= 1.0 else round(seen, 4),
+                model=usage.model,
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+                cost_usd=None if usage.cost_usd is None else round(usage.cost_usd, 8),
+                cached=usage.cached,
+                reason="not judged: " + ", ".join(sorted(unheard)) if unheard else None,
             )
         case Failed():
             return CoverageEntry(

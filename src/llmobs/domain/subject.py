@@ -1,5 +1,6 @@
 """What is examined: one text and what is known about where it came from."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -27,6 +28,19 @@ class Document(msgspec.Struct, frozen=True):
     id: str | None = None
 
 
+class Doubt(msgspec.Struct, frozen=True, kw_only=True):
+    """What earlier tiers made of a class that is still open."""
+
+    score: float
+    """The score that stands, 0 to 1."""
+    spans: tuple[Span, ...] = ()
+    """Where the evidence for it lies, strongest first."""
+    acts: bool = False
+    """Whether the policy does something at this score."""
+    may_lower: bool = False
+    """Whether the policy lets a judge lower the score."""
+
+
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
     """The text examined, never rewritten or cut, with the context that detectors understand."""
 
@@ -42,9 +56,19 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     system_prompt: str | None = None
     domain: str | None = None
     """The subject area the answer must stay in, for example `medicine`."""
+    client_id: str | None = None
+    """Who asks, where known: budgets are kept by client."""
+    doubts: Mapping[str, Doubt] = {}
+    """By open class, what earlier tiers found; empty for the first tier."""
 
 
-def subject_from_context(text: str, kind: Kind, context: dict[str, Any], request_id: str = "") -> Subject:
+def subject_from_context(
+    text: str,
+    kind: Kind,
+    context: dict[str, Any],
+    request_id: str = "",
+    client_id: str | None = None,
+) -> Subject:
     """Pick the understood keys out of free JSON `context`; others are left alone.
 
     A key of an unexpected type counts as absent: the context is the caller's own, so it is stored
@@ -73,4 +97,5 @@ def subject_from_context(text: str, kind: Kind, context: dict[str, Any], request
         reference=text_of("reference"),
         system_prompt=text_of("system_prompt"),
         domain=text_of("domain"),
+        client_id=client_id,
     )
