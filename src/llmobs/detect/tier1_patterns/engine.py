@@ -8,7 +8,7 @@ import msgspec
 
 from llmobs.detect.tier1_patterns.checks import Check, check_named
 from llmobs.detect.tier1_patterns.normalise import View, disguises
-from llmobs.detect.tier1_patterns.pack import Measured, Pack, Rule, Status, compile_pattern
+from llmobs.detect.tier1_patterns.pack import Measured, Pack, Rule, Spans, Status, compile_pattern, searcher
 from llmobs.detect.tier1_patterns.prefilter import Prefilter, any_of
 from llmobs.domain.detection import Evidence
 from llmobs.domain.risk import FailureClass
@@ -45,6 +45,7 @@ class CompiledRule:
         "_group",
         "_pattern",
         "_require",
+        "_search",
         "_unless",
         "_unless_text",
         "failure_class",
@@ -61,6 +62,7 @@ class CompiledRule:
         self.kinds = frozenset(rule.kinds or pack.pack.kinds)
         self.score = score
         self._pattern = compile_pattern(rule.pattern)
+        self._search = searcher(self._pattern)
         groups = self._pattern.groupindex
         self._group: int = groups.get("value", groups.get(b"value", 0))
         self._checks: tuple[Check, ...] = tuple(check_named(name) for name in rule.check)
@@ -70,12 +72,15 @@ class CompiledRule:
 
     def hit(self, view: View) -> Hit | None:
         """The rule's hit in a view, if its pattern occurs and its conditions hold."""
+        first = self._search(view.encoded)
+        if first is None:
+            return None
         rule = self.rule
         most = max(MAX_SPANS, rule.min_count)
         if rule.min_per_100_words or self.failure_class in SENSITIVE:
             most = MAX_CANDIDATES
         spans: list[tuple[int, int]] = []
-        for start, end, value_start, value_end in self._candidates(view):
+        for start, end, value_start, value_end in self._candidates(view, first):
             if self._holds(view, start, end, value_start, value_end):
                 spans.append((value_start, value_end))
                 if len(spans) >= most:
@@ -96,29 +101,34 @@ class CompiledRule:
             view=view.name,
         )
 
-    def _candidates(self, view: View) -> Iterator[tuple[int, int, int, int]]:
-        """Whole match and value, as code point offsets in the view."""
+    def _candidates(self, view: View, first: Spans) -> Iterator[tuple[int, int, int, int]]:
+        """Whole match and value, as code point offsets in the view, from the first match on."""
         encoded = view.encoded
         plain = view.text.isascii()
-        at_byte = at_char = 0
-        for count, match in enumerate(self._pattern.finditer(encoded)):
-            if count >= MAX_CANDIDATES:
+        at_byte = at_char = position = 0
+        match: Spans | None = first
+        for _ in range(MAX_CANDIDATES):
+            if match is None:
                 return
-            start, end = match.span(0)
-            value_start, value_end = match.span(self._group)
+            start, end = match[0]
+            value_start, value_end = match[self._group]
             if value_start < 0:
                 value_start, value_end = start, end
             if plain:
                 yield start, end, value_start, value_end
-                continue
-            at_char += len(encoded[at_byte:start].decode())
-            at_byte = start
-            yield (
-                at_char,
-                at_char + len(encoded[start:end].decode()),
-                at_char + len(encoded[start:value_start].decode()),
-                at_char + len(encoded[start:value_end].decode()),
-            )
+            else:
+                at_char += len(encoded[at_byte:start].decode())
+                at_byte = start
+                yield (
+                    at_char,
+                    at_char + len(encoded[start:end].decode()),
+                    at_char + len(encoded[start:value_start].decode()),
+                    at_char + len(encoded[start:value_end].decode()),
+                )
+            if position == len(encoded):
+                return
+            position = end if end != position else position + 1
+            match = self._search(encoded, position)
 
     def _holds(self, view: View, start: int, end: int, value_start: int, value_end: int) -> bool:
         text = view.text
@@ -178,7 +188,9 @@ class _RuleGroup:
 
     def __init__(self, rules: Sequence[CompiledRule]) -> None:
         self._rules = tuple(rules)
-        self._prefilter = Prefilter([rule.rule.pattern for rule in self._rules])
+        self._prefilter = Prefilter(
+            [rule.rule.pattern for rule in self._rules], [rule.views for rule in self._rules]
+        )
 
     def hits(self, text: str, kind: Kind | None) -> list[Hit]:
         """Rules that hold, with a kind of text or with any."""
@@ -187,7 +199,7 @@ class _RuleGroup:
         for view in (raw, *disguises(raw)):
             for index in self._prefilter.possible(view):
                 rule = self._rules[index]
-                if view.name not in rule.views or (kind is not None and kind not in rule.kinds):
+                if kind is not None and kind not in rule.kinds:
                     continue
                 known = found.get(rule.rule.id)
                 if known is None:

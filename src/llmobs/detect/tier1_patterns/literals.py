@@ -45,11 +45,21 @@ def digits_word(count: int) -> str:
     return f"\0digits {count}"
 
 
-_SIGNS = dict.fromkeys("@^~\\\\", 0.05) | dict.fromkeys("<|${}%&", 0.15) | dict.fromkeys("`;=>#*+[]!", 0.3)
+_SIGNS = (
+    dict.fromkeys("@^~\\\\", 0.05)
+    | dict.fromkeys("<|${}%&", 0.15)
+    | dict.fromkeys("`;=>#*+[]!", 0.3)
+    | dict.fromkeys("\"'()/:?_", 0.4)
+    | dict.fromkeys("\u2018\u2019\u201c\u201d\u2032\xb4", 0.1)
+)
 _PSEUDO = _SIGNS | {LONG_RUN: 0.3, **{digits_word(n): 0.6 / (n + 1) + 0.2 for n in DIGIT_STEPS}}
 """Rough shares of ordinary texts, to rank these beside real words."""
 
+SIGNS: Words = frozenset(_SIGNS)
+"""Signs that are told without a search, so that it pays to ask for them however common they are."""
+
 _EMPTY: Words = frozenset({""})
+_NO_WORDS: Words = frozenset()
 
 
 class _Part(msgspec.Struct, frozen=True):
@@ -88,12 +98,20 @@ def _clauses(part: _Part) -> Clauses:
     step = max((step for step in DIGIT_STEPS if step <= part.digits), default=0)
     if step:
         known.add(frozenset({digits_word(step)}))
-    telling = [
-        words
+    telling = {
+        words if share_of_texts(words) < USELESS else _signs_of(words)
         for words in known
-        if words and "" not in words and len(words) <= MOST_WORDS and share_of_texts(words) < USELESS
-    ]
+        if words and "" not in words and len(words) <= MOST_WORDS
+    } - {_NO_WORDS}
     return tuple(sorted(telling, key=_rank)[:MOST_CLAUSES])
+
+
+def _signs_of(words: Words) -> Words:
+    """The rarest sign of each word: a weaker set, but one that costs nothing; empty when a word has none."""
+    signs = [
+        min((char for char in word if char in SIGNS), key=_SIGNS.__getitem__, default="") for word in words
+    ]
+    return frozenset(signs) if all(signs) else _NO_WORDS
 
 
 def share_of_texts(words: Words) -> float:
@@ -105,6 +123,9 @@ def _share_of(word: str) -> float:
     known = _PSEUDO.get(word) or _frequencies().get(word)
     if known is not None:
         return known
+    signs = [_SIGNS[char] for char in word if char in _SIGNS]
+    if signs and len(word) < LEAST:
+        return min(signs)
     return RARE if len(word.encode()) >= LEAST else 1.0
 
 
@@ -211,7 +232,7 @@ class _Parser:
             return _ANYTHING
         if char in "^$":
             return _NOTHING
-        if char in "*+?{":
+        if char in "*+?" or (char == "{" and _QUANTIFIER.match(self._pattern, self._at - 1)):
             raise _Unsupported
         return _word(char)
 
@@ -234,6 +255,9 @@ class _Parser:
             return _Part(
                 frozenset(member.lower() for member in members[1]), digits=int(members[1].isdecimal())
             )
+        members = self._take(_SIGN_CLASS)
+        if members is not None:
+            return _Part(frozenset(_plain(member) for member in _MEMBER.findall(members[1])))
         found = self._take(_ANY_CLASS)
         if found is None:
             raise _Unsupported
@@ -259,11 +283,20 @@ def _word(char: str) -> _Part:
     return _Part(frozenset({char.lower()}), digits=int(char.isdecimal() and char.isascii()))
 
 
+def _plain(member: str) -> str:
+    """The character that a member of a class stands for."""
+    if member.startswith("\\x"):
+        return chr(int(member[3:-1], 16)).lower()
+    return member.removeprefix("\\") or member
+
+
 _QUANTIFIER = re.compile(r"(?:(?P<sign>[*+?])|\{(?P<least>\d+)(?P<comma>,)?(?P<most>\d+)?\})\??")
 _FLAGS = re.compile(r"\(\?[imsU]*(?:-[imsU]+)?(?:(?P<colon>:)|\))")
 _NAMED = re.compile(r"\(\?P?<\w+>")
 _PLAIN = re.compile(r"\((?!\?)")
 _SMALL_CLASS = re.compile(r"\[([^\]\[\\^-]{1,8})\]")
+_SIGN_CLASS = re.compile(r"\[((?:\\x\{[0-9A-Fa-f]+\}|\\[^\w\s]|[^\w\s\]\[\\^-]){1,16})\]")
+_MEMBER = re.compile(r"\\x\{[0-9A-Fa-f]+\}|\\?.")
 _ANY_CLASS = re.compile(
     r"\[\^?\]?(?:\[:\^?\w+:\]|\\p\{\^?\w+\}|\\x\{[0-9A-Fa-f]+\}|\\.|[^\]\\])*\]", re.DOTALL
 )

@@ -75,11 +75,11 @@ class View:
             self._shape = Shape(self.text)
         return self._shape
 
-    def mentions(self, pattern: Any) -> bool:
-        """Whether a compiled pattern occurs; looked for once."""
-        found = self._known.get(pattern)
+    def mentions(self, search: Callable[[bytes], Any]) -> bool:
+        """Whether a search finds something; looked for once."""
+        found = self._known.get(search)
         if found is None:
-            found = self._known[pattern] = pattern.search(self.encoded) is not None
+            found = self._known[search] = search(self.encoded) is not None
         return found
 
     def fulfils(self, condition: Condition) -> bool:
@@ -201,6 +201,7 @@ def _trigger_set() -> re2.Set:
 
 
 _TRIGGER_SET = _trigger_set()
+_triggers = _TRIGGER_SET._set.Match  # noqa: SLF001  # the wrapper around it costs as much as the pass
 
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
 _ESCAPES = re.compile(
@@ -217,7 +218,7 @@ _HEX = re2.compile(r"(?:[0-9A-Fa-f]{2}){12,}|(?:[0-9A-Fa-f]{2}[ :]){11,}[0-9A-Fa
 
 def disguises(raw: View) -> list[View]:
     """The views other than `raw` that say something new about the text."""
-    found = _TRIGGER_SET.Match(raw.encoded)
+    found = _triggers(raw.encoded)
     if not found:
         return []
     names = {_TRIGGER_NAMES[index] for index in found}

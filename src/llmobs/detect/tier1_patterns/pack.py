@@ -7,7 +7,7 @@ acted on.
 """
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -201,6 +201,25 @@ def compile_pattern(pattern: str) -> Any:
     options.log_errors = False
     options.max_mem = 64 << 20
     return re2.compile(pattern.encode(), options)
+
+
+Spans = Sequence[tuple[int, int]]
+"""Half-open byte ranges of a match: the whole, then each group; -1 where a group took no part."""
+
+
+def searcher(pattern: Any) -> Callable[..., Spans | None]:
+    """`search(text: bytes, start: int = 0)` for a compiled pattern: the first match from `start` on.
+
+    google-re2's own `search` makes a generator and a match object, which costs more than most searches.
+    """
+    match = pattern._regexp.Match  # noqa: SLF001  # what its `search` calls
+    anywhere = re2._Anchor.UNANCHORED  # noqa: SLF001
+
+    def search(text: bytes, start: int = 0) -> Spans | None:
+        spans: Spans = match(anywhere, text, start, len(text))
+        return None if spans[0][0] < 0 else spans
+
+    return search
 
 
 def _words(error: Exception) -> str:

@@ -7,7 +7,7 @@ small sets for patterns whose words are everywhere and the second for the others
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -17,13 +17,16 @@ from ahocorasick_rs import AhoCorasick
 from llmobs.detect.tier1_patterns.literals import (
     DIGIT_STEPS,
     LONG_RUN,
+    SIGNS,
     TOKEN_RUN,
+    Clauses,
+    Words,
     digits_word,
     required_words,
     share_of_texts,
 )
 from llmobs.detect.tier1_patterns.normalise import View
-from llmobs.detect.tier1_patterns.pack import compile_pattern
+from llmobs.detect.tier1_patterns.pack import compile_pattern, searcher
 
 COMMON = 0.02
 """A rule whose words more texts than this hold is looked for in a set."""
@@ -34,35 +37,78 @@ SET_MEMORY = 32 << 20
 """Upper bound, in bytes, for the automaton of one set; RE2 fills it as texts need."""
 
 _NOT_DIGITS = bytes(byte for byte in range(256) if byte not in b"0123456789")
-_TOKEN_RUN = compile_pattern(TOKEN_RUN)
+_TOKEN_RUN = searcher(compile_pattern(TOKEN_RUN))
 _COUNTS = re.compile(r"\{(\d+)")
 
 
 class Prefilter:
     """Tells for a view which of its patterns, by index, are worth running. Never leaves one out that matches."""
 
-    def __init__(self, patterns: Sequence[str]) -> None:
+    def __init__(self, patterns: Sequence[str], views: Sequence[Sequence[str]] | None = None) -> None:
+        """`views` names the views that each pattern is meant for; without it, all."""
+        self._views = tuple(map(frozenset, views)) if views is not None else None
+        needs = self._needs = [required_words(pattern) for pattern in patterns]
         together: list[int] = []
-        alone: list[int] = []
+        self._alone: list[int] = []
         for index, pattern in enumerate(patterns):
-            clauses = required_words(pattern)
+            clauses = needs[index]
             common = not clauses or share_of_texts(clauses[0]) >= COMMON
             counted = any(int(count) >= LARGE_COUNT for count in _COUNTS.findall(pattern))
-            (together if common and not counted else alone).append(index)
-        chunks = [together[at : at + SET_RULES] for at in range(0, len(together), SET_RULES)]
-        self._sets = [(_set_of([patterns[index] for index in chunk]), chunk) for chunk in chunks]
-        self._calls = _Calls([(index, patterns[index]) for index in alone])
+            (together if common and not counted else self._alone).append(index)
+        self._signs = _Signs(words for clauses in needs for words in clauses)
+        gates = {index: self._signs.gate(needs[index]) for index in together}
+        # Patterns of the same views that need the same signs stand together, so that a set is passed
+        # over where none of its patterns can match.
+        together.sort(key=lambda index: (self._views_key(index), gates[index], index))
+        chunks = [tuple(together[at : at + SET_RULES]) for at in range(0, len(together), SET_RULES)]
+        self._sets = [
+            (
+                _set_of([patterns[index] for index in chunk]),
+                chunk,
+                frozenset(gates[index] for index in chunk),
+                self._views and frozenset().union(*(self._views[index] for index in chunk)),
+            )
+            for chunk in chunks
+        ]
+        self._by_view: dict[str, tuple[_Calls, list[_Set]]] = {}
 
     def possible(self, view: View) -> list[int]:
-        """The patterns that the view may match, in ascending order."""
-        found = self._calls.possible(view)
+        """The patterns for this view that may match it, in ascending order."""
+        calls, sets = self._by_view.get(view.name) or self._made_for(view.name)
+        signs = self._signs.seen(view)
+        found = calls.possible(view, signs)
         encoded = view.encoded
-        for patterns, chunk in self._sets:
-            matched = patterns.Match(encoded)
-            if matched:
-                found += [chunk[index] for index in matched]
+        for match, chunk, gates in sets:
+            for gate in gates:
+                if gate & signs == gate:
+                    break
+            else:
+                continue
+            for index in match(encoded):
+                if chunk[index] >= 0:
+                    found.append(chunk[index])
         found.sort()
         return found
+
+    def _views_key(self, index: int) -> list[str]:
+        return [] if self._views is None else sorted(self._views[index])
+
+    def _made_for(self, name: str) -> "tuple[_Calls, list[_Set]]":
+        """What a view of that name needs asking; made when the first such view comes."""
+        views = self._views
+        wanted = [index for index in self._alone if views is None or name in views[index]]
+        calls = _Calls(((index, self._needs[index]) for index in wanted), self._signs)
+        sets: list[_Set] = [
+            (
+                patterns._set.Match,  # noqa: SLF001  # the wrapper around it costs as much as the pass
+                tuple(index if views is None or name in views[index] else -1 for index in chunk),
+                tuple(gates) if 0 not in gates else (0,),
+            )
+            for patterns, chunk, gates, named in self._sets
+            if named is None or name in named
+        ]
+        made = self._by_view[name] = (calls, sets)
+        return made
 
 
 class AnyOf:
@@ -72,19 +118,29 @@ class AnyOf:
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        self._patterns = [compile_pattern(pattern) for pattern in patterns]
-        self._calls = _Calls(list(enumerate(patterns)))
+        self._searches = [searcher(compile_pattern(pattern)) for pattern in patterns]
+        needs = [required_words(pattern) for pattern in patterns]
+        self._signs = _Signs(words for clauses in needs for words in clauses)
+        self._calls = _Calls(enumerate(needs), self._signs)
 
     def occurs(self, view: View) -> bool:
         """Whether one of them occurs in the view."""
         encoded = view.encoded
-        return any(self._patterns[index].search(encoded) is not None for index in self._calls.possible(view))
+        searches = self._searches
+        return any(
+            searches[index](encoded) is not None
+            for index in self._calls.possible(view, self._signs.seen(view))
+        )
 
 
 @lru_cache(maxsize=4096)
 def any_of(patterns: tuple[str, ...]) -> AnyOf | None:
     """The patterns of a condition; the same object for the same ones, so that a view is asked once."""
     return AnyOf(patterns) if patterns else None
+
+
+_Set = tuple[Callable[[bytes], list[int]], tuple[int, ...], tuple[int, ...]]
+"""How to ask it, the patterns' indexes (-1 where not meant for the view), and the signs that it needs."""
 
 
 def _set_of(patterns: Sequence[str]) -> Any:
@@ -98,54 +154,112 @@ def _set_of(patterns: Sequence[str]) -> Any:
     return made
 
 
+class _Signs:
+    """Signs, counts of digits and long runs: told without a search for words.
+
+    Each clause that names one has a bit, the same for the same clause; bits of several are or-ed.
+    A clause of nothing else is *plain*: its bit says all. Any other may be met by a word as well.
+    """
+
+    def __init__(self, clauses: Iterable[Words]) -> None:
+        self._bits: dict[Words, int] = {}
+        for words in clauses:
+            if words not in self._bits and any(map(_is_told, words)):
+                self._bits[words] = 1 << len(self._bits)
+        by_word: dict[str, int] = {}
+        for words, bit in self._bits.items():
+            for word in filter(_is_told, words):
+                by_word[word] = by_word.get(word, 0) | bit
+        self._run = by_word.pop(LONG_RUN, 0)
+        self._digits = [(step, bits) for step in DIGIT_STEPS if (bits := by_word.pop(digits_word(step), 0))]
+        self._single = tuple(by_word.items())
+
+    @property
+    def count(self) -> int:
+        """How many bits there are."""
+        return len(self._bits)
+
+    def bit(self, words: Words) -> int:
+        """The clause's bit; 0 when it is none of these."""
+        return self._bits.get(words, 0)
+
+    def gate(self, clauses: Clauses) -> int:
+        """The bits of the plain ones among the clauses."""
+        bits = 0
+        for words in clauses:
+            if all(map(_is_told, words)):
+                bits |= self._bits[words]
+        return bits
+
+    def seen(self, view: View) -> int:
+        """The bits of the clauses that hold for the view."""
+        seen = 0
+        text = view.text
+        for sign, bits in self._single:
+            if sign in text:
+                seen |= bits
+        if self._run and view.mentions(_TOKEN_RUN):
+            seen |= self._run
+        if self._digits:
+            digits = len(view.encoded.translate(None, _NOT_DIGITS))
+            for step, bits in self._digits:
+                if digits < step:
+                    break
+                seen |= bits
+        return seen
+
+
+def _is_told(word: str) -> bool:
+    return word in SIGNS or word.startswith("\0")
+
+
 class _Calls:
     """Patterns that are called up by the words that they need."""
 
-    def __init__(self, patterns: Sequence[tuple[int, str]]) -> None:
-        self._always: list[int] = []
+    def __init__(self, patterns: Iterable[tuple[int, Clauses]], signs: _Signs) -> None:
+        self._gated: dict[int, list[int]] = {}
+        """Patterns that no word calls up, by the bits that they need."""
         self._needed: dict[int, int] = {}
         """For each pattern the bits of its clauses."""
         bits: dict[str, int] = {}
         calls: dict[str, list[int]] = {}
-        bit = 1
-        for index, pattern in patterns:
-            clauses = required_words(pattern)
+        # The bits of signs come first and are the caller's; those of words follow.
+        bit = 1 << signs.count
+        for index, clauses in patterns:
             needed = 0
-            for number, words in enumerate(clauses):
+            called = False
+            for words in clauses:
+                told = signs.bit(words)
+                needed |= told or bit
                 for word in words:
-                    bits[word] = bits.get(word, 0) | bit
-                    if number == 0:  # the most telling clause calls the pattern up, the others confirm
-                        calls.setdefault(word, []).append(index)
-                needed |= bit
-                bit <<= 1
+                    if not _is_told(word):
+                        bits[word] = bits.get(word, 0) | (told or bit)
+                        if not told and not called:
+                            # The most telling clause calls the pattern up, the others confirm.
+                            calls.setdefault(word, []).append(index)
+                if not told:
+                    called = True
+                    bit <<= 1
             self._needed[index] = needed
-            if not clauses:
-                self._always.append(index)
-        self._run = bits.pop(LONG_RUN, 0), tuple(calls.pop(LONG_RUN, ()))
-        self._digits = [
-            (step, bits.pop(digits_word(step), 0), tuple(calls.pop(digits_word(step), ())))
-            for step in DIGIT_STEPS
-        ]
-        self._bits = list(bits.values())
-        self._calls = [tuple(calls.get(word, ())) for word in bits]
+            if not called:
+                self._gated.setdefault(needed, []).append(index)
+        self._known = [(bits[word], tuple(calls.get(word, ()))) for word in bits]
         self._words = AhoCorasick(list(bits)) if bits else None
 
-    def possible(self, view: View) -> list[int]:
-        seen = 0
+    def possible(self, view: View, signs: int) -> list[int]:
+        """The patterns whose needs the view meets; `signs` as `_Signs.seen` tells them."""
+        seen = signs
         called: set[int] = set()
         if self._words is not None:
-            found = self._words.find_matches_as_indexes(view.text.lower(), overlapping=True)
-            for word in {match[0] for match in found}:
-                seen |= self._bits[word]
-                called.update(self._calls[word])
-        if view.mentions(_TOKEN_RUN):
-            seen |= self._run[0]
-            called.update(self._run[1])
-        digits = len(view.encoded.translate(None, _NOT_DIGITS))
-        for step, bits, calls in self._digits:
-            if digits < step:
-                break
-            seen |= bits
-            called.update(calls)
+            known = self._known
+            matches = self._words.find_matches_as_indexes(view.text.lower(), overlapping=True)
+            for word in {match[0] for match in matches}:
+                bits, callees = known[word]
+                seen |= bits
+                called.update(callees)
         needed = self._needed
-        return [*(index for index in called if seen & needed[index] == needed[index]), *self._always]
+        found = [index for index in called if seen & needed[index] == needed[index]]
+        for gate, patterns in self._gated.items():
+            if gate & seen == gate:
+                found += patterns
+        return found
