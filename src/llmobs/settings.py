@@ -48,6 +48,11 @@ UNPREFIXED = frozenset(
         "max_text_chars",
         "store_text",
         "store_on_failure",
+        "groq_api_key",
+        "ollama_base_url",
+        "judge_base_url",
+        "judge_api_key",
+        "judge_model",
     }
 )
 # Read by the tests and the data tools, not by the service.
@@ -143,6 +148,93 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tier3_timeout_ms: Annotated[float, Meta(gt=0, description="Deadline of tier 3 for one request.")] = (
         10_000.0
     )
+
+    groq_api_key: Annotated[str, Meta(description="Key of Groq. Empty: Groq is not asked.")] = ""
+    groq_model: Annotated[str, Meta(description="Model at Groq.")] = "openai/gpt-oss-20b"
+    groq_base_url: Annotated[str, Meta(description="Where Groq's API lives.")] = (
+        "https://api.groq.com/openai/v1"
+    )
+    judge_base_url: Annotated[
+        str, Meta(description="Any server with the OpenAI chat API, for example `http://host:8080/v1`.")
+    ] = ""
+    judge_api_key: Annotated[str, Meta(description="Key of that server, where it wants one.")] = ""
+    judge_model: Annotated[str, Meta(description="Model at `JUDGE_BASE_URL`; needed with it.")] = ""
+    ollama_base_url: Annotated[
+        str, Meta(description="Ollama, for example `http://127.0.0.1:11434`. Empty: it is not asked.")
+    ] = ""
+    ollama_model: Annotated[str, Meta(description="Model at Ollama.")] = "llama3.1:8b"
+    judge_order: Annotated[
+        str,
+        Meta(description="Which of `groq`, `openai` (`JUDGE_BASE_URL`), `ollama` are asked, in this order."),
+    ] = "groq,openai,ollama"
+    judge_required: Annotated[
+        bool, Meta(description="Whether `/health/ready` fails while no provider of the judge is there.")
+    ] = False
+    judge_call_timeout_ms: Annotated[float, Meta(gt=0, description="Deadline of one call to a provider.")] = (
+        4000.0
+    )
+    judge_hedge: Annotated[
+        bool, Meta(description="Start the next provider when one takes longer than its 95th percentile.")
+    ] = False
+    judge_concurrency: Annotated[
+        int, Meta(ge=1, le=1000, description="Calls to providers at a time, of one process.")
+    ] = 8
+    judge_queue: Annotated[
+        int, Meta(ge=0, description="Calls that may wait for their turn; past that the judge fails at once.")
+    ] = 64
+    judge_calls_per_minute: Annotated[
+        int, Meta(ge=0, description="Calls a minute, all processes of this service together; 0: no limit.")
+    ] = 600
+    judge_tokens_per_minute: Annotated[
+        int, Meta(ge=0, description="Tokens a minute, likewise; 0: no limit.")
+    ] = 0
+    judge_client_calls_per_minute: Annotated[
+        int, Meta(ge=0, description="Calls a minute for one client; 0: no limit.")
+    ] = 0
+    judge_client_tokens_per_minute: Annotated[
+        int, Meta(ge=0, description="Tokens a minute for one client; 0: no limit.")
+    ] = 0
+    judge_prices: Annotated[
+        str,
+        Meta(
+            description="US dollars for a million tokens in and out, by model, comma-separated: "
+            "`llama3.1:8b=0/0,openai/gpt-oss-20b=0.1/0.5`. A model without a price has no cost in the record."
+        ),
+    ] = ""
+    judge_votes: Annotated[
+        int, Meta(ge=1, le=9, description="How often each question is put; the mean of the answers counts.")
+    ] = 1
+    judge_vote_temperature: Annotated[
+        float, Meta(ge=0, le=2, description="Temperature where there are several votes; one vote has 0.")
+    ] = 0.7
+    judge_max_chars: Annotated[
+        int, Meta(ge=500, le=200_000, description="Most characters of a text, and of its context, shown.")
+    ] = 8000
+    judge_redact: Annotated[
+        bool, Meta(description="Mask secrets and personal data in what the judge is shown.")
+    ] = True
+    judge_cache_size: Annotated[
+        int, Meta(ge=0, description="Judgements kept in memory, of one process; 0: none.")
+    ] = 10_000
+    judge_cache_seconds: Annotated[
+        float,
+        Meta(ge=0, description="How long a judgement holds, in memory and in the database; 0: none is kept."),
+    ] = 86_400.0
+    judge_prompts_dir: Annotated[
+        str, Meta(description="Folder of your own prompt families (`*.md`), beside the built-in ones.")
+    ] = ""
+    judge_calibration: Annotated[
+        str, Meta(description="File that `llmobs judge check --calibrate` wrote.")
+    ] = ""
+    judge_breaker_failures: Annotated[
+        int, Meta(ge=1, description="Failures in a row that open a provider's breaker.")
+    ] = 5
+    judge_breaker_seconds: Annotated[
+        float, Meta(gt=0, description="How long an open breaker rests; doubled after each failed trial.")
+    ] = 5.0
+    judge_drain_seconds: Annotated[
+        float, Meta(ge=0, description="How long the shutdown waits for calls that are under way.")
+    ] = 5.0
 
     @property
     def cors(self) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ class Judging(StrEnum):
     RAISE = "raise"
     """It may raise the score, never lower it: what it reads may be written to talk it round."""
     WEIGH = "weigh"
-    """Its score replaces the earlier one."""
+    """Its score replaces the earlier one. It softens an action only after it has passed a control."""
 
 
 class ClassPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,7 +45,7 @@ class ClassPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     on_failure: OnFailure = OnFailure.ALLOW
     raise_only: bool = False
     """Later tiers may raise the score of this class and never lower it."""
-    judge: Judging = Judging.RAISE
+    judge: Judging = Judging.WEIGH
     judge_from: float | None = None
     """Lowest score at which the LLM judge is asked about the class; None: from `clear` on."""
     message: str = ""

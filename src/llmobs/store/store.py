@@ -10,7 +10,7 @@ import msgspec
 from llmobs.domain.record import Record
 from llmobs.errors import RecordUnavailable, StoreUnavailable
 from llmobs.settings import Settings
-from llmobs.store import records
+from llmobs.store import judgements, records
 from llmobs.store.database import Database
 from llmobs.store.journal import Journal, Observer
 from llmobs.store.migrate import head, revision_of
@@ -135,6 +135,26 @@ class Store:
         while True:
             async with self._database.transaction() as connection:
                 gone = await records.delete_before(connection, before, SWEEP_ROWS)
+            deleted += gone
+            if gone < SWEEP_ROWS:
+                return deleted
+
+    async def judgement(self, keys: Sequence[str]) -> tuple[str, bytes] | None:
+        """The first of the keys under which the judge's decision is kept and holds, with it."""
+        async with self._database.transaction() as connection:
+            return await judgements.first_of(connection, keys, datetime.now(UTC))
+
+    async def keep_judgement(self, key: str, value: bytes, expires_at: datetime) -> None:
+        """Keep a decision of the judge, replacing an older one under the key."""
+        async with self._database.transaction() as connection:
+            await judgements.put(connection, key, value, expires_at)
+
+    async def delete_expired_judgements(self) -> int:
+        """Delete decisions that hold no more, in small transactions. How many."""
+        deleted = 0
+        while True:
+            async with self._database.transaction() as connection:
+                gone = await judgements.delete_expired(connection, datetime.now(UTC), SWEEP_ROWS)
             deleted += gone
             if gone < SWEEP_ROWS:
                 return deleted

@@ -121,3 +121,12 @@ system_metrics = Table(
     Index(None, "recorded_at"),
     Index(None, "is_healthy"),
 )
+
+judgements = Table(
+    "judgements",
+    metadata,
+    Column("key", Text, primary_key=True),  # digest of question, prompt and model
+    Column("value", LargeBinary, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Index(None, "expires_at"),
+)
