@@ -4,13 +4,13 @@ import asyncio
 from time import perf_counter
 
 from llmobs.detect.detector import Detector, DetectorFailed
-from llmobs.domain.detection import Failed, Idle, Ran, Skipped
+from llmobs.domain.detection import Failed, Ran
 from llmobs.domain.subject import Subject
 
 
 async def attempt(
     detector: Detector, tier: int, subject: Subject, asked: frozenset[str], deadline_s: float | None
-) -> Ran | Failed | Skipped:
+) -> Ran | Failed:
     """What the detector reports, or why it could not, within `deadline_s` seconds."""
     started = perf_counter()
     # A later tier speaks, and fails, only for what it was asked about.
@@ -38,8 +38,6 @@ async def attempt(
             hears=hears,
             reason=str(error) or type(error).__name__,
         )
-    if isinstance(findings, Idle):
-        return Skipped(tier=tier, detector=detector.name, reason=findings.reason)
     return Ran(
         tier=tier,
         detector=detector.name,

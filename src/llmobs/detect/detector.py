@@ -1,6 +1,6 @@
 """The seam of every tier: one method wide."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from llmobs.domain.detection import Findings
 from llmobs.domain.subject import Subject
@@ -23,6 +23,14 @@ class Detector(Protocol):
 
     async def detect(self, subject: Subject, asked: frozenset[str]) -> Findings:
         """Look at the whole subject for the classes asked about; more may be reported."""
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """A detector that can tell at a glance, without being awaited, that it has nothing to look at."""
+
+    def idle(self, subject: Subject, asked: frozenset[str]) -> str | None:
+        """Why there is nothing to look at, or None to be asked."""
 
 
 class DetectorFailed(Exception):

@@ -7,7 +7,7 @@ from time import perf_counter
 import msgspec
 
 from llmobs.detect.attempt import attempt
-from llmobs.detect.detector import Detector
+from llmobs.detect.detector import Detector, Selective
 from llmobs.domain.decision import Standing, doubts_about, open_classes, weigh
 from llmobs.domain.detection import Failed, Ran, Report, Skipped
 from llmobs.domain.policy import Policy
@@ -39,6 +39,9 @@ class Pipeline:
 
     def __init__(self, tiers: Sequence[Tier]) -> None:
         self.tiers = tuple(sorted(tiers, key=lambda tier: tier.number))
+        self._selective = {
+            id(d): d for tier in self.tiers for d in tier.detectors if isinstance(d, Selective)
+        }
 
     async def examine(
         self, subject: Subject, policy: Policy, departed: Departed | None = None
@@ -66,14 +69,21 @@ class Pipeline:
     async def _ask(
         self, tier: Tier, subject: Subject, asked: frozenset[str], departed: Departed | None
     ) -> list[Report]:
-        called = [d for d in tier.detectors if d.hears & asked]
-        skipped = [
-            Skipped(
-                tier=tier.number, detector=d.name, reason="settled" if tier.number > 1 else "not in policy"
-            )
-            for d in tier.detectors
-            if not d.hears & asked
-        ]
+        called: list[Detector] = []
+        skipped: list[Report] = []
+        for detector in tier.detectors:
+            reason: str | None
+            if not detector.hears & asked:
+                reason = "settled" if tier.number > 1 else "not in policy"
+            else:
+                selective = self._selective.get(id(detector))
+                reason = None if selective is None else selective.idle(subject, asked)
+            if reason is None:
+                called.append(detector)
+            else:
+                skipped.append(Skipped(tier=tier.number, detector=detector.name, reason=reason))
+        if not called:
+            return skipped
         if departed is not None and tier.ends_with_caller:
             return [*[await _unless_gone(d, tier, subject, asked, departed) for d in called], *skipped]
         if len(called) == 1 or tier.deadline_s is None:
@@ -92,7 +102,7 @@ class Pipeline:
 
 async def _unless_gone(
     detector: Detector, tier: Tier, subject: Subject, asked: frozenset[str], departed: Departed
-) -> Ran | Failed | Skipped:
+) -> Ran | Failed:
     """What the detector reports; when the caller goes away first, its work is cancelled."""
     started = perf_counter()
     async with asyncio.TaskGroup() as group:

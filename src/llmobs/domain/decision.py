@@ -47,10 +47,13 @@ def weigh(policy: Policy, reports: Sequence[Report]) -> Standing:
         ran = [r for r in reports if isinstance(r, Ran) and r.tier == tier]
         heard: set[str] = set()
         clears: set[str] = set()
+        quiet: dict[str, float] = {}
         best: dict[str, tuple[float, str]] = {}
         for report in ran:
             heard |= report.hears - report.findings.unheard if report.findings.unheard else report.hears
             clears |= report.findings.clears
+            for name in report.findings.clears & report.findings.silence.keys():
+                quiet[name] = max(quiet.get(name, 0.0), report.findings.silence[name])
             if report.findings.silence:
                 if silence:
                     for name, value in report.findings.silence.items():
@@ -85,6 +88,10 @@ def weigh(policy: Policy, reports: Sequence[Report]) -> Standing:
         for name, score in scores.items():
             limits = policy.classes.get(name, _NOTHING_KNOWN)
             if score >= limits.ceiling or (score < limits.clear and name in clears):
+                settled.add(name)
+        for name, value in quiet.items():
+            # A detector that may clear and detected nothing: its measured silence counts.
+            if name not in scores and value < policy.classes.get(name, _NOTHING_KNOWN).clear:
                 settled.add(name)
     return Standing(
         scores=scores,

@@ -63,12 +63,6 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     """Classes that it was asked about and could not judge, while it judged others."""
 
 
-class Idle(msgspec.Struct, frozen=True):
-    """What a detector answers that has nothing to look at in this subject, and why."""
-
-    reason: str
-
-
 class Ran(msgspec.Struct, frozen=True, kw_only=True, tag="ran", tag_field="status"):
     """The detector looked."""
 
