@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -18,6 +18,8 @@ from llmobs.book import Book
 from llmobs.detect.pipeline import Pipeline, Tier
 from llmobs.detect.tier1_patterns.book import RuleBook, rule_book
 from llmobs.detect.tier1_patterns.detector import FormattingDetector, GuardsDetector, RulesDetector
+from llmobs.detect.tier3_judge.setup import InstalledJudge, installed_judge
+from llmobs.domain.decision import doubtful_classes
 from llmobs.domain.subject import Span
 from llmobs.domain.traffic import judge_traffic
 from llmobs.errors import StoreUnavailable
@@ -31,13 +33,20 @@ from llmobs.screen import Screen
 from llmobs.settings import Settings, load_settings
 from llmobs.store.store import Store
 from llmobs.telemetry.instruments import Telemetry
+from llmobs.telemetry.judging import JudgeTelemetry
 from llmobs.telemetry.logs import configure_logs
 
 log = structlog.get_logger("llmobs.app")
 
+PROBE_SECONDS = 30.0
+"""How often the judge's providers are looked at, for what `/health/ready` says of them."""
+
 
 def build_pipeline(
-    settings: Settings, rules: RuleBook, tiers: frozenset[int] = frozenset({1, 2, 3})
+    settings: Settings,
+    rules: RuleBook,
+    tiers: frozenset[int] = frozenset({1, 2, 3}),
+    judge: InstalledJudge | None = None,
 ) -> Pipeline:
     """The tiers with the detectors that are installed. Adding a tier adds a folder and a line here."""
     every = (
@@ -45,7 +54,15 @@ def build_pipeline(
             number=1, name="rules", detectors=(RulesDetector(rules), GuardsDetector(), FormattingDetector())
         ),
         Tier(number=2, name="encoder", deadline_s=settings.tier2_timeout_ms / 1000),
-        Tier(number=3, name="judge", deadline_s=settings.tier3_timeout_ms / 1000),
+        Tier(
+            number=3,
+            name="judge",
+            detectors=() if judge is None else (judge.detector,),
+            deadline_s=settings.tier3_timeout_ms / 1000,
+            absent="not configured",
+            asks=doubtful_classes,
+            ends_with_caller=True,
+        ),
     )
     return Pipeline([tier for tier in every if tier.number in tiers])
 
@@ -53,8 +70,15 @@ def build_pipeline(
 class Background:
     """What goes on beside requests: reloads, retention, snapshots. One task each, stopped together."""
 
-    def __init__(self, settings: Settings, store: Store, books: tuple[Book[Any], ...]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        books: tuple[Book[Any], ...],
+        judge: InstalledJudge | None = None,
+    ) -> None:
         self._settings = settings
+        self._judge = judge
         self._store = store
         self._books = books
         self._wanted = asyncio.Event()
@@ -68,6 +92,10 @@ class Background:
         settings = self._settings
         async with asyncio.TaskGroup() as group:
             group.create_task(self._reloads())
+            if self._judge is not None:
+                group.create_task(self._probes(self._judge))
+            if self._settings.judge_cache_seconds:
+                group.create_task(_every(3600.0, self._expire))
             if settings.retention_days:
                 group.create_task(_every(3600.0, self._sweep))
             if settings.snapshot_seconds:
@@ -85,6 +113,14 @@ class Background:
             for book in self._books:
                 if asked or book.changed():
                     await book.reload()
+
+    async def _probes(self, installed: InstalledJudge) -> None:
+        while True:
+            await asyncio.sleep(PROBE_SECONDS)
+            await installed.judge.probe()
+
+    async def _expire(self) -> None:
+        await self._store.delete_expired_judgements()
 
     async def _sweep(self) -> None:
         before = datetime.now(UTC) - timedelta(days=self._settings.retention_days)
@@ -123,8 +159,13 @@ def create_app(settings: Settings | None = None) -> Edge:
     def find_sensitive(text: str) -> Iterable[Span]:
         return rules.current.sensitive(text)  # not bound once: a reload replaces the rules
 
+    listening = JudgeTelemetry(telemetry)
+    judge = installed_judge(settings, observer=listening, store=store, find_sensitive=find_sensitive)
+    if judge is not None:
+        chain = judge.judge.chain
+        listening.watch((seat.provider.name for seat in chain.seats), lambda: chain.in_flight)
     screen = Screen(
-        pipeline=build_pipeline(settings, rules),
+        pipeline=build_pipeline(settings, rules, judge=judge),
         policies=policies,
         journal=store,
         observer=telemetry,
@@ -143,16 +184,21 @@ def create_app(settings: Settings | None = None) -> Edge:
             Check(name="rules", ok=True, detail=f"{len(rules.current.rules)} rules loaded"),
             Check(name="policies", ok=True, detail=", ".join(sorted(policies.current))),
             *await _store_checks(store),
+            _judge_check(judge, required=settings.judge_required),
         )
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        background = Background(settings, store, books)
+        background = Background(settings, store, books, judge)
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(signal.SIGHUP, background.reload_now)
         await asyncio.to_thread(rules.current.warm)
-        async with store:
+        async with store, nullcontext() if judge is None else judge.judge:
+            if judge is not None:
+                for status in await judge.judge.probe():
+                    level = log.info if status.ok else log.warning
+                    level("judge", provider=status.name, model=status.model, detail=status.detail)
             task = loop.create_task(background.run())
             task.add_done_callback(_tell)
             try:
@@ -210,6 +256,15 @@ async def _store_checks(store: Store) -> tuple[Check, Check]:
         Check(name="database", ok=True, detail="answers"),
         Check(name="migrations", ok=at_head, detail="at head" if at_head else "behind; run: llmobs migrate"),
     )
+
+
+def _judge_check(installed: InstalledJudge | None, *, required: bool) -> Check:
+    """What the last look at the judge's providers showed; one that answers is enough."""
+    if installed is None:
+        return Check(name="judge", ok=not required, detail="not configured", required=required)
+    found = installed.judge.statuses
+    told = "; ".join(f"{status.name}: {status.detail}" for status in found)
+    return Check(name="judge", ok=any(status.ok for status in found), detail=told, required=required)
 
 
 def _tell(task: asyncio.Task[None]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import anyio.to_thread
 import msgspec
 
-from llmobs.detect.pipeline import Pipeline
+from llmobs.detect.pipeline import Departed, Pipeline
 from llmobs.domain.decision import decide
 from llmobs.domain.detection import Ran, Report
 from llmobs.domain.policy import Policy
@@ -47,6 +47,8 @@ class Inquiry(msgspec.Struct, frozen=True, kw_only=True):
     client_id: str | None = None
     idempotency_key: str | None = None
     body_sha256: bytes | None = None
+    departed: Departed | None = None
+    """Returns when whoever asked has gone away; None where nobody can tell."""
 
 
 class Screened(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,8 +203,10 @@ async def examine(pipeline: Pipeline, policy: Policy, inquiry: Inquiry) -> Verdi
     """The verdict alone, unrecorded: what `llmobs detect` and `llmobs eval` use as well."""
     started = perf_counter()
     request_id = new_request_id()
-    subject = subject_from_context(inquiry.text, inquiry.kind, inquiry.context or {}, request_id)
-    reports = await pipeline.examine(subject, policy)
+    subject = subject_from_context(
+        inquiry.text, inquiry.kind, inquiry.context or {}, request_id, inquiry.client_id
+    )
+    reports = await pipeline.examine(subject, policy, inquiry.departed)
     decision = decide(policy, reports)
     return Verdict(
         request_id=request_id,

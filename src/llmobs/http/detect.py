@@ -17,6 +17,7 @@ from llmobs.errors import (
     RequestInvalid,
     TextTooLong,
 )
+from llmobs.http.departure import Departure
 from llmobs.http.problems import as_problem, details, problem_answer
 from llmobs.http.responses import JsonAnswer
 from llmobs.http.schemas import (
@@ -51,7 +52,7 @@ async def answer_detect(
 ) -> JsonAnswer:
     """The answer to one text; `line` gets what the request's log line says of it. Raises Problem."""
     body, key = await _json_body(scope, receive, _largest_item(parts))
-    screened = await _screen(parts, body, key)
+    screened = await _screen(parts, body, key, Departure(receive))
     record = screened.record
     line["verdict_id"] = record.request_id
     line["action"] = record.action.value
@@ -91,13 +92,15 @@ async def detect(request: AnyRequest) -> ASGIApp:
 async def detect_batch(request: AnyRequest) -> ASGIApp:
     """Screen up to 100 texts; a bad item answers its problem in place."""
     parts = services(request)
-    body, key = await _json_body(*_channels(request), min(MAX_BATCH_BYTES, MAX_BATCH * _largest_item(parts)))
+    scope, receive = _channels(request)
+    departed = Departure(receive)
+    body, key = await _json_body(scope, receive, min(MAX_BATCH_BYTES, MAX_BATCH * _largest_item(parts)))
     items = read_batch(body)
     if len(items) > MAX_BATCH:
         raise BatchTooLarge(f"Batch of {len(items)} exceeds maximum of {MAX_BATCH}.")
     async with asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(_item(parts, bytes(item), None if key is None else f"{key}#{index}"))
+            group.create_task(_item(parts, bytes(item), None if key is None else f"{key}#{index}", departed))
             for index, item in enumerate(items)
         ]
     results = tuple(task.result() for task in tasks)
@@ -106,18 +109,20 @@ async def detect_batch(request: AnyRequest) -> ASGIApp:
     return JsonAnswer(_encode(BatchAnswer(total=len(results), results=results)))
 
 
-async def _item(parts: Services, item: bytes, key: str | None) -> DetectAnswer | ProblemDetails:
+async def _item(
+    parts: Services, item: bytes, key: str | None, departed: Departure
+) -> DetectAnswer | ProblemDetails:
     """One item's answer; its problem is a value, so that it spares its siblings."""
     try:
         if len(item) > _largest_item(parts):
             raise TextTooLong(f"The item has {len(item)} bytes; at most {_largest_item(parts)} are taken.")
-        screened = await _screen(parts, item, key)
+        screened = await _screen(parts, item, key, departed)
     except Problem as problem:
         return details(problem)
     return detect_answer(screened.record, recorded=screened.recorded)
 
 
-async def _screen(parts: Services, body: bytes, key: str | None) -> Screened:
+async def _screen(parts: Services, body: bytes, key: str | None, departed: Departure) -> Screened:
     asked = read_detect(body)
     longest = parts.settings.max_text_chars
     if len(asked.llm_response) > longest:
@@ -134,6 +139,7 @@ async def _screen(parts: Services, body: bytes, key: str | None) -> Screened:
             policy=asked.policy,
             idempotency_key=key,
             body_sha256=None if key is None else hashlib.sha256(body).digest(),
+            departed=departed,
         )
     )
 

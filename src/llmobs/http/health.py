@@ -75,7 +75,7 @@ async def live() -> Response[bytes]:
 async def ready(request: AnyRequest) -> Response[bytes]:
     """Whether requests may be sent here: rules and policies loaded, database answering, at head."""
     checks = await services(request).checks()
-    is_ready = all(check.ok for check in checks)
+    is_ready = all(check.ok or not check.required for check in checks)
     return _json(Readiness(ready=is_ready, checks=checks), 200 if is_ready else 503)
 
 

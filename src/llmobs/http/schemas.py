@@ -181,6 +181,8 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     ok: bool
     detail: str
+    required: bool = True
+    """Whether the service is not ready without it."""
 
 
 class Readiness(msgspec.Struct, frozen=True, kw_only=True):

@@ -48,7 +48,7 @@ class Metric(NamedTuple):
     def exported(self) -> str:
         """The name that Prometheus sees."""
         suffix = {"s": "_seconds", "By": "_bytes"}.get(self.unit, "")
-        return self.name + suffix + ("_total" if self.kind == "counter" else "")
+        return self.name.replace(".", "_") + suffix + ("_total" if self.kind == "counter" else "")
 
 
 _FAST = (
@@ -125,6 +125,77 @@ METRICS = {
         Metric(
             "spool_size", "gauge", "By", (), "Size of the spool of verdicts that the database has not taken."
         ),
+        Metric(
+            "gen_ai.client.operation.duration",
+            "histogram",
+            "s",
+            ("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "error.type"),
+            "Time of one call of the judge to a language model.",
+            (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92),
+        ),
+        Metric(
+            "gen_ai.client.token.usage",
+            "histogram",
+            "{token}",
+            ("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "gen_ai.token.type"),
+            "Tokens of one call, input and output apart.",
+            (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536),
+        ),
+        Metric(
+            "judge_cost_usd",
+            "counter",
+            "",
+            ("provider", "model"),
+            "Estimated US dollars spent on the judge, by the configured prices.",
+        ),
+        Metric(
+            "judge_lookups",
+            "counter",
+            "",
+            ("result",),
+            "Questions to the judge by where the answer came from: memory, database, shared (an equal "
+            "question was under way), miss.",
+        ),
+        Metric(
+            "judge_failovers",
+            "counter",
+            "",
+            ("provider", "reason"),
+            "Calls that went on to the next provider, by the one that failed or was slow.",
+        ),
+        Metric(
+            "judge_refusals",
+            "counter",
+            "",
+            ("reason",),
+            "Questions that were not asked: a budget is spent, or the queue is full.",
+        ),
+        Metric(
+            "judge_bad_replies",
+            "counter",
+            "",
+            ("outcome",),
+            "Replies that did not hold the form: repaired by asking again, or given up.",
+        ),
+        Metric(
+            "judge_quotes_dropped", "counter", "", (), "Quotations of the judge that the text does not hold."
+        ),
+        Metric(
+            "judge_lowerings_refused",
+            "counter",
+            "",
+            (),
+            "Scores that were not lowered, because the judge did not see the control sentence.",
+        ),
+        Metric(
+            "judge_breaker_state",
+            "gauge",
+            "",
+            ("provider",),
+            "State of a provider's breaker: 0 closed, 1 half-open, 2 open.",
+        ),
+        Metric("judge_breaker_moves", "counter", "", ("provider", "state"), "Breakers' changes of state."),
+        Metric("judge_in_flight", "gauge", "", (), "Calls of the judge that are out now."),
         Metric(
             "configuration_refused", "gauge", "", ("book",), "1 while a changed folder is refused, else 0."
         ),
@@ -331,6 +402,14 @@ class Telemetry:
     def commit_failed(self, reason: str) -> None:
         """A transaction failed; `reason` is the error's class name."""
         self._tallies["journal_failures"][(reason,)] += 1
+
+    def count(self, name: str, attributes: tuple[str, ...], amount: float = 1) -> None:
+        """Add to a counter; the attributes in the order of its declaration."""
+        self._tallies[name][attributes] += amount
+
+    def observe(self, name: str, attributes: tuple[str, ...], value: float) -> None:
+        """Count a value of a histogram, likewise."""
+        self._histograms.record(name, attributes, value)
 
     def exposition(self) -> bytes:
         """All metrics in the Prometheus text format."""

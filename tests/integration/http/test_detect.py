@@ -51,7 +51,7 @@ async def test_a_harmless_text_is_allowed_and_says_what_looked(client: httpx.Asy
         "status": "skipped",
         "reason": "not installed",
     }
-    assert coverage["judge"]["reason"] == "not installed"
+    assert coverage["judge"]["reason"] == "not configured"
     assert body["degraded"] is False
     assert body["policy"] == {"id": "default", "version": 1}
 

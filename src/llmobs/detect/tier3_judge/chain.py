@@ -257,6 +257,11 @@ class Chain:
         else:
             seat.breaker.failed()
 
+    @property
+    def in_flight(self) -> int:
+        """Calls that are out now."""
+        return self._limiter.in_flight
+
     async def close(self) -> None:
         """Close the providers' connections."""
         for seat in self.seats:
