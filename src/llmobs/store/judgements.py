@@ -10,7 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmobs.store.tables import judgements
 
 
-async def first_of(connection: AsyncConnection, keys: Sequence[str], now: datetime) -> tuple[str, bytes] | None:
+async def first_of(
+    connection: AsyncConnection, keys: Sequence[str], now: datetime
+) -> tuple[str, bytes] | None:
     """The first of the keys with an unexpired value, with the value."""
     rows = await connection.execute(
         select(judgements.c.key, judgements.c.value).where(

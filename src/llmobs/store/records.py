@@ -73,7 +73,7 @@ def row_of(record: Record, *, postgres: bool) -> tuple[Any, ...]:
     created = record.created_at.astimezone(UTC)
     return (
         record.request_id,
-        created if postgres else created.strftime("%Y-%m-%d %H:%M:%S.%f"),
+        created if postgres else created.replace(tzinfo=None).isoformat(" ", "microseconds"),
         without_nul(record.llm_response),
         None if record.context is None else to_json(record.context),
         record.kind.value,
