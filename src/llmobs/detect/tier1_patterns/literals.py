@@ -22,6 +22,7 @@ USELESS = 0.9
 MOST_WORDS = 400
 """Alternatives that one pattern may need."""
 MOST_CLAUSES = 4
+COMMON_WORD = 0.05
 RARE = 0.002
 """What a word counts for that ordinary texts hardly hold."""
 MOST_PRODUCT = 64
@@ -107,11 +108,17 @@ def _clauses(part: _Part) -> Clauses:
 
 
 def _signs_of(words: Words) -> Words:
-    """The rarest sign of each word: a weaker set, but one that costs nothing; empty when a word has none."""
-    signs = [
-        min((char for char in word if char in SIGNS), key=_SIGNS.__getitem__, default="") for word in words
-    ]
-    return frozenset(signs) if all(signs) else _NO_WORDS
+    """The rarest sign of each word, or the word itself when it is rare; empty when one is neither.
+
+    A weaker set than the words, but signs are told at next to no cost.
+    """
+    found = set()
+    for word in words:
+        sign = min((char for char in word if char in SIGNS), key=_SIGNS.__getitem__, default=None)
+        if sign is None and _share_of(word) > COMMON_WORD:
+            return _NO_WORDS
+        found.add(sign or word)
+    return frozenset(found)
 
 
 def share_of_texts(words: Words) -> float:
@@ -126,7 +133,7 @@ def _share_of(word: str) -> float:
     signs = [_SIGNS[char] for char in word if char in _SIGNS]
     if signs and len(word) < LEAST:
         return min(signs)
-    return RARE if len(word.encode()) >= LEAST else 1.0
+    return RARE if len(word.encode()) >= LEAST else (1.0 if word.isascii() else COMMON_WORD)
 
 
 def _rank(words: Words) -> tuple[float, list[str]]:
@@ -280,7 +287,11 @@ class _Parser:
 
 
 def _word(char: str) -> _Part:
-    return _Part(frozenset({char.lower()}), digits=int(char.isdecimal() and char.isascii()))
+    return _Part(
+        frozenset({char.lower()}),
+        digits=int(char.isdecimal() and char.isascii()),
+        token=_TOKEN.fullmatch(char) is not None,
+    )
 
 
 def _plain(member: str) -> str:
@@ -301,6 +312,7 @@ _ANY_CLASS = re.compile(
     r"\[\^?\]?(?:\[:\^?\w+:\]|\\p\{\^?\w+\}|\\x\{[0-9A-Fa-f]+\}|\\.|[^\]\\])*\]", re.DOTALL
 )
 _TOKEN_CLASS = re.compile(r"\[(?:[A-Za-z0-9]-[A-Za-z0-9]|\\[wd]|\\[.+/=:-]|[A-Za-z0-9_.~%+/=:]|-(?=\]))+\]")
+_TOKEN = re.compile(r"[A-Za-z0-9_.~%+/=:-]")
 _DIGIT_CLASS = re.compile(r"\[(?:[0-9]-[0-9]|[0-9]|\\d)+\]")
 _EDGE = re.compile(r"\\[bBAz]")
 _KIND = re.compile(r"\\(?:[dDwWsSC]|[pP](?:\{\^?\w+\}|[A-Z]))")
