@@ -67,9 +67,7 @@ Brain = Callable[[Seen], Any]
 
 
 def verdicts(seen: Seen, probability: float, quote: str = "", reason: str = "as told") -> dict[str, Any]:
-    return {
-        name: {"reason": reason, "quote": quote, "probability": probability} for name in seen.classes
-    }
+    return {name: {"reason": reason, "quote": quote, "probability": probability} for name in seen.classes}
 
 
 def honest(seen: Seen) -> Any:
@@ -183,7 +181,11 @@ class JudgeServer:
             return await self._list(path, writer)
         asked = json.loads(body)
         ollama = path == "/api/chat"
-        form = asked.get("format") if ollama else (asked.get("response_format") or {}).get("json_schema", {}).get("schema")
+        form = (
+            asked.get("format")
+            if ollama
+            else (asked.get("response_format") or {}).get("json_schema", {}).get("schema")
+        )
         system, user = (message["content"] for message in asked["messages"])
         if form is not None:
             classes = tuple(form["required"])
@@ -245,9 +247,7 @@ class JudgeServer:
             await _send(writer, 200, json.dumps(answer).encode())
         return True
 
-    async def _misbehave(
-        self, fault: Fault, seen: Seen, writer: asyncio.StreamWriter, ollama: bool
-    ) -> bool:
+    async def _misbehave(self, fault: Fault, seen: Seen, writer: asyncio.StreamWriter, ollama: bool) -> bool:
         if self.pause_s:
             await asyncio.sleep(self.pause_s)
         answer = self.brain(seen)
@@ -268,7 +268,9 @@ class JudgeServer:
                 writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n")
                 while True:
                     line = (
-                        b'{"message": {"role": "assistant", "content": "' + b"x" * 4000 + b'"}, "done": false}\n'
+                        b'{"message": {"role": "assistant", "content": "'
+                        + b"x" * 4000
+                        + b'"}, "done": false}\n'
                         if ollama
                         else b" " * 4000
                     )
@@ -287,7 +289,7 @@ class JudgeServer:
                 writer.transport.abort()
                 return False
             case Fault.DROPPED_MIDWAY:
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 5000\r\n\r\n{\"message\":")
+                writer.write(b'HTTP/1.1 200 OK\r\ncontent-length: 5000\r\n\r\n{"message":')
                 await writer.drain()
                 writer.transport.abort()
                 return False

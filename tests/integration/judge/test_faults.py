@@ -251,7 +251,8 @@ async def test_a_full_queue_fails_at_once() -> None:
         settings = openai_settings(server, judge_concurrency=1, judge_queue=1)
         async with judging(settings, heard) as judge:
             results = await asyncio.gather(
-                *(judge.detector.detect(subject(f"text {n}"), TOXIC) for n in range(5)), return_exceptions=True
+                *(judge.detector.detect(subject(f"text {n}"), TOXIC) for n in range(5)),
+                return_exceptions=True,
             )
     failed = [result for result in results if isinstance(result, DetectorFailed)]
     assert len(failed) == 3
