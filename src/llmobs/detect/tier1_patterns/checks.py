@@ -643,21 +643,35 @@ def randomness(value: str) -> float:
     The mean over neighbouring letters and digits of a cost: 1 for letters that rarely meet, 0.6 for a
     letter beside a digit, 0.3 for two digits, 0.35 more for a capital after a small letter.
     """
-    total = 0.0
-    pairs = 0
+    total = pairs = 0
     for first, second in pairwise(value):
-        if not (first.isalnum() and second.isalnum()):
-            continue
-        pairs += 1
-        if first.isalpha() and second.isalpha():
-            if (first + second).lower() not in _PAIRS:
-                total += 1.0
-            if first.islower() and second.isupper():
-                total += 0.35
-        else:
-            total += 0.3 if first.isdigit() and second.isdigit() else 0.6
-    return total / pairs if pairs else 0.0
+        cost = _COSTS[first + second]
+        if cost >= 0:
+            pairs += 1
+            total += cost
+    return total / 100 / pairs if pairs else 0.0
 
+
+class _Costs(dict[str, int]):
+    """What two neighbours cost, in hundredths; -1 where one is neither letter nor digit."""
+
+    def __missing__(self, pair: str) -> int:
+        cost = _cost(*pair)
+        if len(self) < 20_000:  # all pairs of two alphabets, with room to spare
+            self[pair] = cost
+        return cost
+
+
+def _cost(first: str, second: str) -> int:
+    if not (first.isalnum() and second.isalnum()):
+        return -1
+    if not (first.isalpha() and second.isalpha()):
+        return 30 if first.isdigit() and second.isdigit() else 60
+    rare = 0 if (first + second).lower() in _PAIRS else 100
+    return rare + (35 if first.islower() and second.isupper() else 0)
+
+
+_COSTS = _Costs()
 
 _PLACEHOLDERS = (
     "example",
@@ -699,14 +713,26 @@ _PLACEHOLDERS = (
 )
 
 
+_NOUGHT = ord("0")
+
+
 def _longest_row(value: str) -> int:
     """Length of the longest stretch in which each character repeats or counts up from the last."""
     longest = equal = rising = 1
-    for first, second in pairwise(value):
-        step = ord(second) - ord(first)
-        equal = equal + 1 if step == 0 else 1
-        rising = rising + 1 if step == 1 or (first, second) == ("9", "0") else 1
-        longest = max(longest, equal, rising)
+    last = -2
+    for code in map(ord, value):
+        step = code - last
+        last = code
+        if step == 0:
+            equal += 1
+            rising = 1
+            longest = max(longest, equal)
+        elif step == 1 or (step == -9 and code == _NOUGHT):
+            rising += 1
+            equal = 1
+            longest = max(longest, rising)
+        else:
+            equal = rising = 1
     return longest
 
 

@@ -134,7 +134,11 @@ class CompiledRule:
         text = view.text
         if self._checks:
             value = text[value_start:value_end]
-            if not all(check(value) for check in self._checks):
+            known = view.checked.get((self._checks, value))
+            if known is None:
+                known = all(check(value) for check in self._checks)
+                view.checked[self._checks, value] = known
+            if not known:
                 return False
         if self._require is not None or self._unless is not None:
             window = self.rule.window
@@ -197,6 +201,7 @@ class _RuleGroup:
         raw = View("raw", text)
         found: dict[str, Hit] = {}
         for view in (raw, *disguises(raw)):
+            view.checked = raw.checked
             for index in self._prefilter.possible(view):
                 rule = self._rules[index]
                 if kind is not None and kind not in rule.kinds:

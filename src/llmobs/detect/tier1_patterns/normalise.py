@@ -16,6 +16,7 @@ import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
@@ -50,7 +51,7 @@ class Condition(Protocol):
 class View:
     """A rewritten text and its way back. `View("raw", text)` is the text itself."""
 
-    __slots__ = ("_encoded", "_known", "_make_pieces", "_pieces", "_shape", "name", "text")
+    __slots__ = ("_encoded", "_known", "_make_pieces", "_pieces", "_shape", "checked", "name", "text")
 
     def __init__(self, name: str, text: str, make_pieces: Callable[[], list[Piece]] | None = None) -> None:
         self.name = name
@@ -58,6 +59,8 @@ class View:
         self._make_pieces = make_pieces
         self._pieces: list[Piece] | None = None
         self._encoded: bytes | None = None
+        self.checked: dict[Any, bool] = {}
+        """Checks by the values that were put to them: the views of a text share most of their values."""
         self._known: dict[Any, bool] = {}
         self._shape: Shape | None = None
 
@@ -246,14 +249,22 @@ def _same_pieces(view: View) -> Callable[[], list[Piece]] | None:
 def _folded(raw: View) -> View:
     text = raw.text
 
+    @cache  # the view with letters for digits has the same
     def pieces() -> list[Piece]:
         made = []
-        at = 0
-        for index, char in enumerate(text):
-            width = len(_FOLDING[ord(char)])
-            if width:
-                made.append(Piece(at, index, index + 1, copied=False))
-                at += width
+        at = position = 0
+        for run in _BEYOND_ASCII.finditer(text):
+            if run.start() > position:
+                made.append(Piece(at, position, run.start(), copied=True))
+                at += run.start() - position
+            position = run.end()
+            for index, char in enumerate(run.group(), run.start()):
+                width = len(_FOLDING[ord(char)])
+                if width:
+                    made.append(Piece(at, index, index + 1, copied=False))
+                    at += width
+        if position < len(text):
+            made.append(Piece(at, position, len(text), copied=True))
         return made or [Piece(0, 0, len(text), copied=False)]
 
     return View("folded", _BEYOND_ASCII.sub(_fold_run, text), pieces)
