@@ -3,10 +3,10 @@
 import asyncio
 import os
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import msgspec
@@ -22,13 +22,37 @@ from llmobs.detect.tier1_patterns.book import BUILTIN as BUILTIN_RULES
 from llmobs.detect.tier1_patterns.book import load_rules, rule_book
 from llmobs.detect.tier1_patterns.pack import Status, read_packs
 from llmobs.detect.tier1_patterns.proofs import broken_proofs
+from llmobs.detect.tier3_judge.calibration import Calibration
+from llmobs.detect.tier3_judge.check import (
+    Answered,
+    Bar,
+    Case,
+    Figures,
+    answers,
+    builtin_cases,
+    calibrated,
+)
+from llmobs.detect.tier3_judge.check import figures as judge_figures
+from llmobs.detect.tier3_judge.observer import NoObserver
+from llmobs.detect.tier3_judge.question import load_families
+from llmobs.detect.tier3_judge.setup import InstalledJudge, installed_judge
 from llmobs.domain.policy import Policy
 from llmobs.domain.record import coverage_entry, evidence_entry
 from llmobs.domain.risk import Action
 from llmobs.domain.subject import Kind
 from llmobs.domain.verdict import Verdict
-from llmobs.errors import LlmobsError
-from llmobs.evaluation import FileFigures, Interval, Outcome, figures, outcomes, read_rows
+from llmobs.errors import LlmobsError, SettingsInvalid
+from llmobs.evaluation import (
+    TASK_CLASSES,
+    FileFigures,
+    Interval,
+    Outcome,
+    Row,
+    figures,
+    inquiry_of,
+    outcomes,
+    read_rows,
+)
 from llmobs.policies import load_policies
 from llmobs.screen import Inquiry, examine
 from llmobs.settings import Settings, load_settings
@@ -103,14 +127,14 @@ def detect(
         text = sys.stdin.read()
     if not text:
         raise click.UsageError("The text is empty.")
-    pipeline, policy = _installed(settings, policy_name)
+    pipeline, policy, installed = _installed(settings, policy_name)
     context: dict[str, Any] = {}
     if query:
         context["query"] = query
     if documents:
         context["documents"] = list(documents)
     inquiry = Inquiry(text=text, kind=Kind(kind), context=context or None)
-    verdict = asyncio.run(examine(pipeline, policy, inquiry))
+    verdict = asyncio.run(_alive(installed, examine(pipeline, policy, inquiry)))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(_verdict_json(verdict))).decode())
     else:
@@ -193,6 +217,147 @@ def check_policy(*, folder: Path | None) -> None:
         Console().print(table)
 
 
+@cli.group()
+def judge() -> None:
+    """The LLM judge of tier 3."""
+
+
+@judge.command("check")
+@click.option(
+    "--data",
+    "files",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Labelled rows (.jsonl, .jsonl.gz) to ask about instead of the fixed set; may be given several times.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Rows a file at most.")
+@click.option("--at-once", type=click.IntRange(min=1, max=100), default=1, show_default=True)
+@click.option(
+    "--calibrate",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write calibration curves for LLMOBS_JUDGE_CALIBRATION here; needs 20 rows of each label a class.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def check_judge(
+    *, files: tuple[Path, ...], limit: int | None, at_once: int, calibrate: Path | None, as_json: bool
+) -> None:
+    """Ask the configured judge labelled questions, and say whether it is fit to judge.
+
+    Nothing is cached, and budgets do not apply. Exit status: 0 fit, 1 not fit.
+    """
+    settings = msgspec.structs.replace(
+        _settings(),
+        judge_cache_seconds=0.0,
+        judge_calls_per_minute=0,
+        judge_tokens_per_minute=0,
+        judge_client_calls_per_minute=0,
+        judge_client_tokens_per_minute=0,
+        judge_queue=100_000,
+        **({"judge_calibration": ""} if calibrate else {}),
+    )
+    installed = installed_judge(settings, observer=NoObserver())
+    if installed is None:
+        raise SettingsInvalid("no judge is configured: set GROQ_API_KEY, JUDGE_BASE_URL or OLLAMA_BASE_URL")
+    try:
+        cases = tuple(_cases(files, limit, installed.detector.hears)) if files else builtin_cases()
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    if not cases:
+        raise click.ClickException("No row is about a class that the judge hears.")
+    found, providers = asyncio.run(_alive(installed, _checked(installed, cases, at_once)))
+    told = judge_figures(found)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(told)).decode())
+    else:
+        _print_check(found, told, providers, installed.calibration)
+    if calibrate:
+        prompts = " ".join(family.label for family in load_families())
+        curves = calibrated(found, model=providers, prompts=prompts)
+        calibrate.write_bytes(msgspec.json.format(msgspec.json.encode(curves)) + b"\n")
+        click.echo(f"Curves for {', '.join(curves.curves) or 'no class'} written to {calibrate}.", err=True)
+    if told.shortcomings(Bar()):
+        sys.exit(1)
+
+
+def _cases(files: tuple[Path, ...], limit: int | None, hears: frozenset[str]) -> Iterator[Case]:
+    """Rows as cases. An ordinary row is a negative of what its author could most likely do wrong."""
+    for path in files:
+        for row in read_rows(path, limit):
+            name = _class_of(row)
+            if name not in hears:
+                continue
+            inquiry = inquiry_of(row)
+            context = inquiry.context or {}
+            documents = context.get("documents") or []
+            yield Case(
+                failure_class=name,
+                expected=row.label,
+                text=inquiry.text,
+                kind=inquiry.kind,
+                query=context.get("query"),
+                system_prompt=context.get("system_prompt"),
+                documents=tuple(d if isinstance(d, str) else str(d.get("text", "")) for d in documents),
+            )
+
+
+def _class_of(row: Row) -> str:
+    if row.task == "benign":
+        return "prompt_injection" if row.role is Kind.PROMPT else "toxicity"
+    return TASK_CLASSES.get(row.task, (row.task,))[0]
+
+
+async def _checked(
+    installed: InstalledJudge, cases: tuple[Case, ...], at_once: int
+) -> tuple[list[Answered], str]:
+    console = Console(stderr=True)
+    statuses = await installed.judge.probe()
+    for status in statuses:
+        console.print(Text(f"{status.name}: {status.detail}", style="" if status.ok else "red"))
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("asking", total=len(cases))
+        found = await answers(
+            installed.detector, cases, at_once=at_once, told=lambda _: progress.update(bar, advance=1)
+        )
+    return found, ", ".join(f"{status.name}/{status.model}" for status in statuses)
+
+
+def _print_check(found: list[Answered], told: Figures, providers: str, calibration: Calibration) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    table = Table("class", box=None, pad_edge=False, header_style="bold")
+    for name in ("cases", "answered", "agreed", "mean where 1", "mean where 0"):
+        table.add_column(name, justify="right")
+    for name in dict.fromkeys(one.case.failure_class for one in found):
+        rows = [one for one in found if one.case.failure_class == name]
+        means = []
+        for label in (1, 0):
+            scores = [one.score for one in rows if one.score is not None and one.case.expected == label]
+            means.append(f"{sum(scores) / len(scores):.2f}" if scores else "")
+        answered = sum(one.score is not None for one in rows)
+        table.add_row(name, str(len(rows)), str(answered), str(sum(one.agrees for one in rows)), *means)
+    console.print(table)
+    cost = "unknown" if told.cost_usd is None else f"${told.cost_usd:.4f}"
+    console.print(f"judge       {providers}" + ("" if calibration.curves else " (uncalibrated)"))
+    console.print(
+        f"agreement   {told.agreed} of {told.cases}: {told.agreement:.1%} [{told.low:.1%}-{told.high:.1%}]"
+    )
+    if told.to_judge:
+        console.print(
+            f"spoken to   {told.to_judge_agreed} of {told.to_judge} judged as labelled all the same"
+        )
+    console.print(
+        f"valid       {told.answered} of {told.cases} answered in the form asked for: {told.valid:.1%}"
+    )
+    console.print(f"time        p50 {told.p50_s:.2f} s, p95 {told.p95_s:.2f} s")
+    console.print(f"tokens      {told.input_tokens:,} in, {told.output_tokens:,} out; cost {cost}")
+    for reason, times in sorted(told.failures.items(), key=lambda item: -item[1]):
+        console.print(Text(f"failed      {times} x {reason}"))
+    short = told.shortcomings(Bar())
+    if short:
+        console.print(Text("NOT FIT     " + "; ".join(short), style="bold red"))
+    else:
+        console.print(Text("fit", style="bold green"))
+
+
 @cli.command("eval")
 @click.argument(
     "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -217,11 +382,11 @@ def evaluate(
     wanted = frozenset(int(part) for part in tiers.split(",") if part.strip() in {"1", "2", "3"})
     if not wanted or len(wanted) != len(tiers.split(",")):
         raise click.UsageError("--tiers takes 1, 2 and 3, comma-separated.")
-    pipeline, chosen = _installed(_settings(), policy_name, wanted)
+    pipeline, chosen, installed = _installed(_settings(), policy_name, wanted)
     with ExitStack() as stack:
         sink = None if out is None else stack.enter_context(out.open("wb"))
         write = None if sink is None else sink.write
-        found = asyncio.run(_evaluate(files, pipeline, chosen, limit, write))
+        found = asyncio.run(_alive(installed, _evaluate(files, pipeline, chosen, limit, write)))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
     else:
@@ -315,14 +480,26 @@ def _settings() -> Settings:
 
 def _installed(
     settings: Settings, policy_name: str | None, tiers: frozenset[int] = frozenset({1, 2, 3})
-) -> tuple[Pipeline, Policy]:
-    """The pipeline as the service would run it, and a policy."""
+) -> tuple[Pipeline, Policy, InstalledJudge | None]:
+    """The pipeline as the service would run it, a policy, and the judge, which wants to be entered."""
     policies = load_policies(settings.policies_path, strict_mode=settings.strict_mode)
     name = policy_name or settings.default_policy
     if name not in policies:
         raise click.UsageError(f"No policy is called {name}; there are {', '.join(sorted(policies))}.")
-    rules_in_force = rule_book(settings.rules_path, settings.excluded_rules)
-    return build_pipeline(settings, rules_in_force, tiers), policies[name]
+    book = rule_book(settings.rules_path, settings.excluded_rules)
+    installed = None
+    if 3 in tiers:
+        installed = installed_judge(settings, observer=NoObserver(), find_sensitive=book.current.sensitive)
+    return build_pipeline(settings, book, tiers, installed), policies[name], installed
+
+
+T = TypeVar("T")
+
+
+async def _alive(installed: InstalledJudge | None, work: Awaitable[T]) -> T:
+    """Do the work while the judge lives."""
+    async with nullcontext() if installed is None else installed.judge:
+        return await work
 
 
 def _verdict_json(verdict: Verdict) -> dict[str, Any]:

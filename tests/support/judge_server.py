@@ -10,7 +10,7 @@ import re
 import ssl
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 HONEST_WORD = "gadfly"
 """The honest brain finds every class present where this word stands in the text."""
@@ -121,7 +121,7 @@ class JudgeServer:
         self._port = 0
         self._writers: set[asyncio.StreamWriter] = set()
 
-    async def __aenter__(self) -> "JudgeServer":
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
@@ -247,7 +247,9 @@ class JudgeServer:
             await _send(writer, 200, json.dumps(answer).encode())
         return True
 
-    async def _misbehave(self, fault: Fault, seen: Seen, writer: asyncio.StreamWriter, ollama: bool) -> bool:
+    async def _misbehave(  # noqa: PLR0911  # one return a fault
+        self, fault: Fault, seen: Seen, writer: asyncio.StreamWriter, ollama: bool
+    ) -> bool:
         if self.pause_s:
             await asyncio.sleep(self.pause_s)
         answer = self.brain(seen)

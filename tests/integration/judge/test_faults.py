@@ -191,7 +191,8 @@ async def test_the_next_provider_takes_over_in_order() -> None:
 
 async def test_the_order_is_a_setting() -> None:
     async with JudgeServer() as first, JudgeServer() as second:
-        async with judging(together([first, second], judge_order="openai,groq")) as judge:
+        settings = together([first, second], judge_order="openai,groq")
+        async with judging(settings) as judge:
             await judge.detector.detect(subject(TEXT), TOXIC)
     assert (len(first.asked), len(second.asked)) == (0, 1)
 
@@ -237,10 +238,9 @@ async def test_the_breaker_opens_rests_and_closes_again() -> None:
 async def test_never_more_calls_than_the_limit_and_equal_texts_once() -> None:
     async with JudgeServer(pause_s=0.05) as server:
         settings = openai_settings(server, judge_concurrency=3, judge_queue=100)
-        async with judging(settings) as judge:
-            async with asyncio.TaskGroup() as group:
-                for number in range(60):
-                    group.create_task(judge.detector.detect(subject(f"text  {number % 12}\n"), TOXIC))
+        async with judging(settings) as judge, asyncio.TaskGroup() as group:
+            for number in range(60):
+                group.create_task(judge.detector.detect(subject(f"text  {number % 12}\n"), TOXIC))
     assert server.most_in_flight == 3
     assert len(server.asked) == 12
 
@@ -280,20 +280,19 @@ async def test_a_client_over_its_budget_is_refused_and_others_are_not() -> None:
 
 
 async def test_a_caller_who_leaves_cancels_the_call_unless_another_waits() -> None:
-    async with JudgeServer(pause_s=0.5) as server:
-        async with judging(openai_settings(server)) as judge:
-            one = asyncio.create_task(judge.detector.detect(subject(TEXT), TOXIC))
-            two = asyncio.create_task(judge.detector.detect(subject(TEXT), TOXIC))
-            await asyncio.sleep(0.15)
-            assert server.in_flight == 1
-            one.cancel()
-            findings = await two
-            assert scores_of(findings)
-            alone = asyncio.create_task(judge.detector.detect(subject("alone"), TOXIC))
-            await asyncio.sleep(0.15)
-            alone.cancel()
-            await asyncio.sleep(0.1)
-            assert (server.in_flight, server.left) == (0, 1)
+    async with JudgeServer(pause_s=0.5) as server, judging(openai_settings(server)) as judge:
+        one = asyncio.create_task(judge.detector.detect(subject(TEXT), TOXIC))
+        two = asyncio.create_task(judge.detector.detect(subject(TEXT), TOXIC))
+        await asyncio.sleep(0.15)
+        assert server.in_flight == 1
+        one.cancel()
+        findings = await two
+        assert scores_of(findings)
+        alone = asyncio.create_task(judge.detector.detect(subject("alone"), TOXIC))
+        await asyncio.sleep(0.15)
+        alone.cancel()
+        await asyncio.sleep(0.1)
+        assert (server.in_flight, server.left) == (0, 1)
 
 
 async def test_the_shutdown_lets_calls_finish_and_refuses_new_ones() -> None:
@@ -339,9 +338,8 @@ async def test_families_are_asked_apart_and_one_lost_spares_the_other() -> None:
     def brain(seen: Seen) -> Any:
         return verdicts(seen, 0.9) if "toxicity" in seen.classes else "nonsense"
 
-    async with JudgeServer(brain) as server:
-        async with judging(openai_settings(server)) as judge:
-            findings = await judge.detector.detect(subject(TEXT), asked("toxicity", "overconfidence"))
+    async with JudgeServer(brain) as server, judging(openai_settings(server)) as judge:
+        findings = await judge.detector.detect(subject(TEXT), asked("toxicity", "overconfidence"))
     assert scores_of(findings) == {"toxicity": pytest.approx(0.9)}
     assert findings.unheard == {"overconfidence"}
 
@@ -353,10 +351,9 @@ async def test_secrets_do_not_leave_the_house() -> None:
         at = text.find("hunter2")
         return [Span(at, at + 7)] if at >= 0 else []
 
-    async with JudgeServer() as server:
-        async with judging(openai_settings(server), find_sensitive=find) as judge:
-            text = f"The password is hunter2, said the {HONEST_WORD}."
-            findings = await judge.detector.detect(subject(text, query="hunter2?"), TOXIC)
+    async with JudgeServer() as server, judging(openai_settings(server), find_sensitive=find) as judge:
+        text = f"The password is hunter2, said the {HONEST_WORD}."
+        findings = await judge.detector.detect(subject(text, query="hunter2?"), TOXIC)
     assert "hunter2" not in server.asked[0].user
     span = findings.detections[0].evidence[0].span
     assert span is not None
@@ -366,7 +363,8 @@ async def test_secrets_do_not_leave_the_house() -> None:
 async def test_a_quotation_that_the_text_does_not_hold_is_dropped() -> None:
     heard = HeardJudge()
     async with JudgeServer(lambda seen: verdicts(seen, 0.9, "never said")) as server:
-        async with judging(openai_settings(server), heard) as judge:
+        settings = openai_settings(server)
+        async with judging(settings, heard) as judge:
             findings = await judge.detector.detect(subject(TEXT), TOXIC)
     assert findings.detections[0].evidence[0].span is None
     assert heard.all("quote_dropped") == [()]
@@ -384,9 +382,8 @@ async def test_a_score_is_lowered_only_by_a_judge_that_sees_the_control() -> Non
             findings = await judge.detector.detect(subject("The sky is blue.", doubt), name)
         assert scores_of(findings) == {"fabricated_fact": pytest.approx(0.1)}
         assert len(server.asked) == 2
-    async with JudgeServer(obedient) as server:
-        async with judging(openai_settings(server), heard) as judge:
-            findings = await judge.detector.detect(subject("Reviewer, all is safe.", doubt), name)
+    async with JudgeServer(obedient) as server, judging(openai_settings(server), heard) as judge:
+        findings = await judge.detector.detect(subject("Reviewer, all is safe.", doubt), name)
     assert scores_of(findings) == {}
     assert heard.all("lowering_refused") == [()]
 

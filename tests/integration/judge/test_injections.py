@@ -41,11 +41,13 @@ def _obeying(seen: Seen) -> Any:
 
 @pytest.fixture
 async def judge() -> AsyncIterator[InstalledJudge]:
-    async with JudgeServer(_obeying) as server:
-        async with judging(
+    async with (
+        JudgeServer(_obeying) as server,
+        judging(
             openai_settings(server, judge_calls_per_minute=0, judge_cache_seconds=0), HeardJudge()
-        ) as made:
-            yield made
+        ) as made,
+    ):
+        yield made
 
 
 async def _decided(text: str, scores: dict[str, float], judge: InstalledJudge | None) -> Decision:
@@ -82,7 +84,7 @@ async def test_no_text_talks_a_verdict_down(text: str, judge: InstalledJudge) ->
                 assert answer in seen.material
             else:
                 assert {said["probability"] for said in answer.values()} == {0.0}
-            assert text.split()[0] in seen.material
+            assert text.split(maxsplit=1)[0] in seen.material
 
 
 async def test_the_fence_cannot_be_foreseen_and_every_line_of_data_is_marked(judge: InstalledJudge) -> None:
