@@ -367,5 +367,12 @@ def _readable(decoded: bytes) -> str | None:
         plain = decoded.decode()
     except UnicodeDecodeError:
         return None
+    if len(plain) < 8:
+        return None
+    if plain.translate(_BREAKS).isprintable():
+        return plain
     printable = sum(char.isprintable() or char in "\n\r\t" for char in plain)
-    return plain if len(plain) >= 8 and printable >= 0.95 * len(plain) else None
+    return plain if printable >= 0.95 * len(plain) else None
+
+
+_BREAKS = dict.fromkeys(b"\n\r\t")

@@ -57,9 +57,9 @@ class Prefilter:
             (together if common and not counted else self._alone).append(index)
         self._signs = _Signs(words for clauses in needs for words in clauses)
         gates = {index: self._signs.gate(needs[index]) for index in together}
-        # Patterns of the same views that need the same signs stand together, so that a set is passed
-        # over where none of its patterns can match.
-        together.sort(key=lambda index: (self._views_key(index), gates[index], index))
+        # Patterns that need signs stand together, and among them those of the same views, so that a set
+        # is passed over where none of its patterns can match.
+        together.sort(key=lambda index: (gates[index] > 0, self._views_key(index), gates[index], index))
         chunks = [tuple(together[at : at + SET_RULES]) for at in range(0, len(together), SET_RULES)]
         self._sets = [
             (
