@@ -4,6 +4,9 @@ Measured on texts that no automaton had seen, 389 rules, 2,000 characters: one s
 takes 1,400 µs for the median text, because its automaton grows with every text; looking for the words
 that each pattern needs and then running 50 patterns one by one takes 1,080 µs; doing the first in
 small sets for patterns whose words are everywhere and the second for the others takes 310 µs.
+
+Signs, digits and long runs that a pattern needs are asked for first, which takes a microsecond or two:
+most short texts hold no quotation mark or bracket, so most patterns of attacks are never run on them.
 """
 
 import re
