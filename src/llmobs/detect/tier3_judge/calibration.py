@@ -58,28 +58,44 @@ def fitted(pairs: Sequence[tuple[float, int]]) -> Curve | None:
     high, low = (positives + 1) / (positives + 2), 1 / (negatives + 2)
     points = [(_logit(said), high if label else low) for said, label in pairs]
     a, b = 1.0, 0.0
+    loss = _loss(points, a, b)
     for _ in range(100):
-        ga = gb = haa = hab = hbb = 0.0
-        for x, target in points:
-            p = _logistic(a * x + b)
-            weight = p * (1 - p)
-            ga += (p - target) * x
-            gb += p - target
-            haa += weight * x * x
-            hab += weight * x
-            hbb += weight
-        haa += 1e-6
-        hbb += 1e-6
-        determinant = haa * hbb - hab * hab
-        if determinant <= 0:
-            break
-        da = (hbb * ga - hab * gb) / determinant
-        db = (haa * gb - hab * ga) / determinant
-        a, b = a - max(-2.0, min(2.0, da)), b - max(-2.0, min(2.0, db))
-        if abs(da) + abs(db) < 1e-9:
+        da, db = _newton(points, a, b)
+        step = 1.0
+        while step > 1e-6 and _loss(points, a - step * da, b - step * db) > loss:
+            step /= 2
+        a, b = a - step * da, b - step * db
+        before, loss = loss, _loss(points, a, b)
+        if before - loss < 1e-10:
             break
     # A judge that is right less often than not is no judge: it is not read backwards.
     return Curve(round(a, 6), round(b, 6)) if a > 0 else Curve(0.0, round(log(positives / negatives), 6))
+
+
+def _newton(points: Sequence[tuple[float, float]], a: float, b: float) -> tuple[float, float]:
+    """The inverse Hessian times the gradient of the loss."""
+    ga = gb = 0.0
+    haa = hbb = 1e-6
+    hab = 0.0
+    for x, target in points:
+        p = _logistic(a * x + b)
+        weight = p * (1 - p)
+        ga += (p - target) * x
+        gb += p - target
+        haa += weight * x * x
+        hab += weight * x
+        hbb += weight
+    determinant = haa * hbb - hab * hab
+    return (hbb * ga - hab * gb) / determinant, (haa * gb - hab * ga) / determinant
+
+
+def _loss(points: Sequence[tuple[float, float]], a: float, b: float) -> float:
+    """Mean cross entropy."""
+    total = 0.0
+    for x, target in points:
+        p = min(1 - 1e-12, max(1e-12, _logistic(a * x + b)))
+        total -= target * log(p) + (1 - target) * log(1 - p)
+    return total / len(points)
 
 
 def _logit(p: float) -> float:
