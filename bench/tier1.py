@@ -265,9 +265,11 @@ def main() -> None:
         texts = [hostile(source, length) for _ in range(count)]
         for text in texts[:50]:
             loop.run_until_complete(once(pipeline, policy, text))
-        # Twice, keeping the faster: a pause of the machine is not the text's doing.
+        # CPU time, and the faster of two: a pause of the machine is not the text's doing.
+        cpu = time.process_time_ns
         times = [
-            min(loop.run_until_complete(once(pipeline, policy, text)) for _ in range(2)) for text in texts
+            min(loop.run_until_complete(once(pipeline, policy, text, cpu)) for _ in range(2))
+            for text in texts
         ]
         median = statistics.median(times)
         slowest = max(range(count), key=times.__getitem__)
@@ -289,10 +291,13 @@ def main() -> None:
     sys.stdout.flush()
 
 
-async def once(pipeline: Pipeline, policy: Policy, text: str) -> float:
-    started = time.perf_counter_ns()
+async def once(
+    pipeline: Pipeline, policy: Policy, text: str, clock: Callable[[], int] = time.perf_counter_ns
+) -> float:
+    """Microseconds by the clock."""
+    started = clock()
     await examine(pipeline, policy, Inquiry(text=text))
-    return (time.perf_counter_ns() - started) / 1000
+    return (clock() - started) / 1000
 
 
 if __name__ == "__main__":

@@ -72,6 +72,11 @@ def test_no_rule_is_left_out_on_labelled_texts() -> None:
         (r"a.*?needle", [{"needle"}]),
         (r"(?P<value>needle)", [{"needle"}]),
         (r"(?=x)", []),
+        (r"['\"`\x{2018}\x{2019}]\s+or\b", [{"'", '"', "`", "\u2018", "\u2019"}]),
+        (r"(?:;|&&|%0a|\$\()id", [{";id", "&&id", "%0aid", "$(id"}]),
+        (r"(?:%0a|%0d|\|\|)\s", [{"%0a", "%0d", "||"}]),
+        (r"A{120}", [{LONG_RUN}]),
+        (r"\{\{?\d", [{"\0digits 1"}]),
     ],
 )
 def test_what_a_pattern_needs(pattern: str, clauses: list[set[str]]) -> None:
