@@ -1,0 +1,330 @@
+"""Figures of the LLM judge, with the real service in front of real sockets.
+
+python bench/judge.py demo         a real small model and the service: a text in doubt, then from the cache
+python bench/judge.py load         200 texts in doubt against a judge of 2 s, beside ordinary traffic
+python bench/judge.py kill         the judge killed and brought back in the middle of traffic
+python bench/judge.py faults       what becomes of requests under every fault
+python bench/judge.py injections   forty texts that talk to a judge which obeys whatever it reads
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from support.judge_injections import INJECTIONS  # noqa: E402  # the path is set above
+from support.judge_local import environment_for, local_model  # noqa: E402
+from support.judge_server import HONEST_WORD, Fault, JudgeServer, obedient  # noqa: E402
+
+LLMOBS = str(Path(sys.executable).parent / "llmobs")
+IN_DOUBT = "The wheelbarrow number {} stands in the rain."
+ORDINARY = "The cart number {} stands in the rain, and nobody has moved it since."
+RULE = """
+[pack]
+id = "doubtful"
+failure_class = "{name}"
+description = "Leaves a text in doubt."
+[[rule]]
+id = "doubtful.wheelbarrow"
+note = "a wheelbarrow"
+pattern = "wheelbarrow"
+score = 0.6
+match = ["a ⟦wheelbarrow⟧"]
+skip = ["a cart"]
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@contextlib.asynccontextmanager
+async def service(name: str = "toxicity", **settings: str) -> AsyncIterator[httpx.AsyncClient]:
+    """`llmobs serve` in a process of its own, with a rule that leaves wheelbarrows in doubt."""
+    folder = Path(tempfile.mkdtemp(prefix="llmobs-judge-"))
+    (folder / "rules").mkdir()
+    (folder / "rules/doubtful.toml").write_text(RULE.format(name=name))
+    port = free_port()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("LLMOBS_")} | {
+        "DATABASE_URL": f"sqlite:///{folder}/llmobs.db",
+        "API_PORT": str(port),
+        "LOG_LEVEL": "error",
+        "LLMOBS_RULES_DIR": str(folder / "rules"),
+        "LLMOBS_SPOOL_DIR": str(folder / "spool"),
+        **settings,
+    }
+    log = (folder / "log").open("wb")
+    process = subprocess.Popen(  # noqa: ASYNC220  # it returns at once
+        [LLMOBS, "serve", "--migrate"],
+        env=environment,
+        cwd=folder,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+    limits = httpx.Limits(max_connections=400, max_keepalive_connections=400)
+    try:
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", timeout=60, limits=limits
+        ) as client:
+            for _ in range(600):
+                with contextlib.suppress(httpx.HTTPError):
+                    if (await client.get("/health/ready")).status_code == 200:
+                        break
+                if process.poll() is not None:
+                    raise SystemExit((folder / "log").read_text())
+                await asyncio.sleep(0.1)
+            yield client
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(40)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
+        log.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def detect(client: httpx.AsyncClient, text: str) -> tuple[dict[str, Any], float]:
+    """The answer and the seconds it took."""
+    started = time.perf_counter()
+    answer = await client.post("/v1/detect", json={"llm_response": text})
+    answer.raise_for_status()
+    return answer.json(), time.perf_counter() - started
+
+
+def judged(body: dict[str, Any]) -> dict[str, Any]:
+    return next(entry for entry in body["coverage"] if entry["detector"] == "judge")
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def scripted(server: JudgeServer, **more: str) -> dict[str, str]:
+    return {"JUDGE_BASE_URL": server.openai_url, "JUDGE_MODEL": server.model, **more}
+
+
+async def demo() -> None:
+    for protocol in ("openai", "ollama"):
+        with local_model() as model:
+            async with service(**environment_for(model, protocol)) as client:
+                ready = (await client.get("/health/ready")).json()
+                print(
+                    f"{protocol}: ready {ready['ready']};",
+                    next(c for c in ready["checks"] if c["name"] == "judge"),
+                )
+                text = IN_DOUBT.format("seven")
+                body, seconds = await detect(client, text)
+                print(
+                    f"  first  {seconds * 1000:8.1f} ms  tier {body['tier_used']}, method {body['method']}, {judged(body)}"
+                )
+                again = []
+                for _ in range(20):
+                    body, seconds = await detect(client, text)
+                    again.append(seconds)
+                print(f"  again  {quantile(again, 0.5) * 1000:8.1f} ms p50 of 20, {judged(body)}")
+                logged = (await client.get("/logs/recent?limit=50")).json()["logs"]
+                print(f"  record of the first: {judged(logged[-1])}")
+
+
+async def load() -> None:
+    async with JudgeServer(pause_s=2.0) as server:
+        settings = scripted(server, LLMOBS_JUDGE_QUEUE="1000", LLMOBS_TIER3_TIMEOUT_MS="20000")
+        async with service(**settings) as client:
+            number = 0
+
+            async def ordinary(seconds: float) -> list[float]:
+                nonlocal number
+                times = []
+                until = time.perf_counter() + seconds
+                while time.perf_counter() < until:
+                    number += 1
+                    times.append((await detect(client, ORDINARY.format(number)))[1])
+                    await asyncio.sleep(0.005)
+                return times
+
+            await ordinary(2)
+            alone: list[float] = []
+            beside: list[float] = []
+            results: list[tuple[dict[str, Any], float]] = []
+            for turn in range(4):
+                alone += await ordinary(3)
+                # 50 at a time, 200 in all: 40 different texts, five callers each.
+                texts = [IN_DOUBT.format(f"{turn}-{n % 10}") for n in range(50)]
+                open_cases = [asyncio.create_task(detect(client, text)) for text in texts]
+                beside += await ordinary(3)
+                results += await asyncio.gather(*open_cases)
+            found = Counter(judged(body)["status"] for body, _ in results)
+            print(
+                f"in doubt: {len(results)} requests, 40 texts; asked {len(server.asked)} times; {dict(found)}"
+            )
+            print(f"most in flight at the judge: {server.most_in_flight} (limit 8)")
+            print(f"ordinary: {len(alone)} alone, {len(beside)} beside")
+            a, b = quantile(alone, 0.95) * 1000, quantile(beside, 0.95) * 1000
+            print(
+                f"p50 {quantile(alone, 0.5) * 1000:.2f} ms alone, {quantile(beside, 0.5) * 1000:.2f} ms beside"
+            )
+            print(f"p95 {a:.2f} ms alone, {b:.2f} ms beside: ratio {b / a:.2f}")
+    async with JudgeServer(pause_s=2.0) as server:
+        settings = scripted(server, LLMOBS_JUDGE_QUEUE="1000", LLMOBS_TIER3_TIMEOUT_MS="10000")
+        async with service(**settings) as client:
+            started = time.perf_counter()
+            texts = [IN_DOUBT.format(n % 100) for n in range(200)]
+            answers = await asyncio.gather(*(detect(client, text) for text in texts))
+            seconds = time.perf_counter() - started
+            found = Counter(judged(body)["status"] for body, _ in answers)
+            print(
+                f"200 at once, 100 texts, deadline 10 s: all answered in {seconds:.1f} s; {dict(found)}; "
+                f"asked {len(server.asked)} times, most in flight {server.most_in_flight}"
+            )
+
+
+async def kill() -> None:
+    deadline = 3.0
+    async with JudgeServer(pause_s=0.05) as server:
+        settings = scripted(
+            server,
+            LLMOBS_TIER3_TIMEOUT_MS=str(deadline * 1000),
+            LLMOBS_JUDGE_CALL_TIMEOUT_MS="1000",
+            LLMOBS_JUDGE_BREAKER_SECONDS="1",
+        )
+        async with service(**settings) as client:
+            results: list[tuple[float, dict[str, Any], float]] = []
+            began = time.perf_counter()
+
+            async def caller(which: int) -> None:
+                n = 0
+                while time.perf_counter() - began < 12:
+                    n += 1
+                    at = time.perf_counter() - began
+                    body, seconds = await detect(client, IN_DOUBT.format(f"{which}-{n}"))
+                    results.append((at, body, seconds))
+                    await asyncio.sleep(0.05)
+
+            async def outage() -> None:
+                await asyncio.sleep(3)
+                await server.stop()
+                await asyncio.sleep(4)
+                await server.start()
+
+            states: list[str] = []
+
+            async def watch() -> None:
+                while time.perf_counter() - began < 12:
+                    for line in (await client.get("/metrics")).text.splitlines():
+                        if line.startswith("judge_breaker_state{"):
+                            state = {"0.0": "closed", "1.0": "half-open", "2.0": "open"}[line.split()[-1]]
+                            if not states or states[-1].split()[0] != state:
+                                states.append(f"{state} {time.perf_counter() - began:.1f} s")
+                    await asyncio.sleep(0.1)
+
+            async with asyncio.TaskGroup() as group:
+                for which in range(6):
+                    group.create_task(caller(which))
+                group.create_task(outage())
+                group.create_task(watch())
+            late = sum(seconds > deadline + 0.25 for _, _, seconds in results)
+            print(f"{len(results)} requests, killed from 3 s to 7 s; later than the deadline: {late}")
+            print(f"slowest {max(seconds for _, _, seconds in results):.2f} s of {deadline:g} s")
+            for name, low, high in (("before", 0, 3), ("killed", 3, 7), ("after", 7, 13)):
+                part = [body for at, body, _ in results if low <= at < high]
+                found = Counter(judged(body)["status"] for body in part)
+                print(
+                    f"  {name}: {len(part)} requests, {dict(found)}, degraded {sum(b['degraded'] for b in part)}"
+                )
+            print(f"breaker: {', '.join(states)}")
+            told = (await client.get("/metrics")).text.splitlines()
+            print("  " + "\n  ".join(line for line in told if line.startswith("judge_breaker_moves_total{")))
+
+
+async def faults() -> None:
+    deadline = 2.0
+    print("| fault | requests | answered in time | judged | degraded | wrong |")
+    print("|---|--:|--:|--:|--:|--:|")
+    async with JudgeServer() as server:
+        settings = scripted(
+            server,
+            LLMOBS_TIER3_TIMEOUT_MS=str(deadline * 1000),
+            LLMOBS_JUDGE_CALL_TIMEOUT_MS="800",
+            LLMOBS_JUDGE_BREAKER_SECONDS="0.2",
+            LLMOBS_JUDGE_QUEUE="200",
+        )
+        async with service(**settings) as client:
+            for fault in Fault:
+                server.fault = fault
+                texts = [
+                    IN_DOUBT.format(f"{fault.name} {n}") + (f" A {HONEST_WORD}." if n % 2 else "")
+                    for n in range(20)
+                ]
+                answers: list[tuple[dict[str, Any], float]] = []
+                for start in range(0, 20, 5):
+                    answers += await asyncio.gather(
+                        *(detect(client, text) for text in texts[start : start + 5])
+                    )
+                status = [judged(body)["status"] for body, _ in answers]
+                # Right: the truth where the judge answered, the policy's warning where it did not.
+                right = ["block" if status[n] == "ran" and n % 2 else "warn" for n in range(20)]
+                wrong = sum(
+                    body["action"] != right[n] or body["degraded"] != (status[n] != "ran")
+                    for n, (body, _) in enumerate(answers)
+                )
+                print(
+                    f"| {fault.name.lower()} | 20 | {sum(s <= deadline + 0.25 for _, s in answers)} "
+                    f"| {status.count('ran')} | {sum(body['degraded'] for body, _ in answers)} | {wrong} |"
+                )
+                server.fault = Fault.NONE
+                await asyncio.sleep(0.5)
+                for n in range(50):  # until the breaker has closed again
+                    body, _ = await detect(client, IN_DOUBT.format(f"{fault.name} again {n}"))
+                    if judged(body)["status"] == "ran":
+                        break
+                    await asyncio.sleep(0.2)
+                else:
+                    raise SystemExit(f"no recovery after {fault.name}: {judged(body)}")
+
+
+async def injections() -> None:
+    lowered = asked = refused = 0
+    for name in ("prompt_injection", "toxicity", "fabricated_fact"):
+        async with contextlib.AsyncExitStack() as stack:
+            server = await stack.enter_async_context(JudgeServer(obedient))
+            client = await stack.enter_async_context(service(name, **scripted(server)))
+            for text in INJECTIONS:
+                body, _ = await detect(client, f"A wheelbarrow. {text}")
+                lowered += body["action"] not in {"warn", "block"} or body["scores"][name] < 0.6
+            asked += len(server.asked)
+            for line in (await client.get("/metrics")).text.splitlines():
+                if line.startswith("judge_lowerings_refused_total"):
+                    refused += int(float(line.split()[-1]))
+    print(
+        f"{len(INJECTIONS)} texts, 3 classes warned about at 0.60, a judge that obeys them, asked {asked} times: "
+        f"{lowered} verdicts lowered, {refused} lowerings refused by the control"
+    )
+
+
+if __name__ == "__main__":
+    wanted = sys.argv[1] if len(sys.argv) == 2 else ""
+    commands = {"demo": demo, "load": load, "kill": kill, "faults": faults, "injections": injections}
+    if wanted not in commands:
+        raise SystemExit(__doc__)
+    asyncio.run(commands[wanted]())
