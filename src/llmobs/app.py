@@ -15,6 +15,7 @@ from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 
 from llmobs.book import Book
+from llmobs.detect.learned import load_learned
 from llmobs.detect.pipeline import Pipeline, Tier
 from llmobs.detect.tier1_patterns.book import RuleBook, rule_book
 from llmobs.detect.tier1_patterns.detector import FormattingDetector, GuardsDetector, RulesDetector
@@ -28,7 +29,7 @@ from llmobs.http.edge import Edge
 from llmobs.http.problems import EXCEPTION_HANDLERS
 from llmobs.http.schemas import Check
 from llmobs.http.services import Services
-from llmobs.policies import policy_book
+from llmobs.policies import classes_by_example, policy_book
 from llmobs.screen import Screen
 from llmobs.settings import Settings, load_settings
 from llmobs.store.store import Store
@@ -47,13 +48,31 @@ def build_pipeline(
     rules: RuleBook,
     tiers: frozenset[int] = frozenset({1, 2, 3}),
     judge: InstalledJudge | None = None,
+    by_example: Callable[[], frozenset[str]] = frozenset,
 ) -> Pipeline:
-    """The tiers with the detectors that are installed. Adding a tier adds a folder and a line here."""
+    """The tiers with the detectors that are installed. Adding a tier adds a folder and a line here.
+
+    Raises ArtefactBroken when the trained files are not what they should be.
+    """
+    tier2_s = settings.tier2_timeout_ms / 1000
+    learned = (
+        load_learned(settings.heads_path, workers=settings.encoder_threads) if settings.encoder else None
+    )
+    patterns = (RulesDetector(rules), GuardsDetector(), FormattingDetector())
     every = (
         Tier(
-            number=1, name="rules", detectors=(RulesDetector(rules), GuardsDetector(), FormattingDetector())
+            number=1,
+            name="rules",
+            # What only clears is worth its time where there is a tier to be spared.
+            detectors=patterns if learned is None or 2 not in tiers else (*patterns, learned.lexical),
         ),
-        Tier(number=2, name="encoder", deadline_s=settings.tier2_timeout_ms / 1000),
+        Tier(
+            number=2,
+            name="encoder",
+            detectors=() if learned is None else learned.tier2(tier2_s, by_example),
+            deadline_s=tier2_s,
+            absent="switched off",
+        ),
         Tier(
             number=3,
             name="judge",
@@ -165,7 +184,9 @@ def create_app(settings: Settings | None = None) -> Edge:
         chain = judge.judge.chain
         listening.watch((seat.provider.name for seat in chain.seats), lambda: chain.in_flight)
     screen = Screen(
-        pipeline=build_pipeline(settings, rules, judge=judge),
+        pipeline=build_pipeline(
+            settings, rules, judge=judge, by_example=lambda: classes_by_example(policies.current)
+        ),
         policies=policies,
         journal=store,
         observer=telemetry,

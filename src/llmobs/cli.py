@@ -53,7 +53,7 @@ from llmobs.evaluation import (
     outcomes,
     read_rows,
 )
-from llmobs.policies import load_policies
+from llmobs.policies import classes_by_example, load_policies
 from llmobs.screen import Inquiry, examine
 from llmobs.settings import Settings, load_settings
 
@@ -490,7 +490,10 @@ def _installed(
     installed = None
     if 3 in tiers:
         installed = installed_judge(settings, observer=NoObserver(), find_sensitive=book.current.sensitive)
-    return build_pipeline(settings, book, tiers, installed), policies[name], installed
+    pipeline = build_pipeline(
+        settings, book, tiers, installed, by_example=lambda: classes_by_example(policies)
+    )
+    return pipeline, policies[name], installed
 
 
 T = TypeVar("T")

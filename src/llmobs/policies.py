@@ -64,6 +64,11 @@ def policy_book(
     return Book("policies", folder, load)
 
 
+def classes_by_example(policies: Policies) -> frozenset[str]:
+    """The classes that some policy defines by example texts."""
+    return frozenset(name for policy in policies.values() for name in policy.likenesses)
+
+
 def load_policies(folder: Path | None = None, *, strict_mode: bool = False) -> Policies:
     """Built-in policies and, when given, the operator's, which replace built-ins of the same id."""
     found = _read_folder(BUILTIN)

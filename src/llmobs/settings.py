@@ -144,6 +144,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "the process only, and commits cost less."
         ),
     ] = Synchronous.FULL
+    encoder: Annotated[
+        bool, Meta(description="Use the trained detectors: the lexical classifier and all of tier 2.")
+    ] = False
+    encoder_threads: Annotated[
+        int, Meta(ge=0, le=64, description="Threads that run the encoder; 0: one a core, at most four.")
+    ] = 0
+    heads_dir: Annotated[
+        str, Meta(description="Folder of trained files to use in place of those in the package.")
+    ] = ""
     tier2_timeout_ms: Annotated[float, Meta(gt=0, description="Deadline of tier 2 for one request.")] = 1000.0
     tier3_timeout_ms: Annotated[float, Meta(gt=0, description="Deadline of tier 3 for one request.")] = (
         10_000.0
@@ -250,6 +259,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def rules_path(self) -> Path | None:
         """The operator's rule folder."""
         return Path(self.rules_dir) if self.rules_dir else None
+
+    @property
+    def heads_path(self) -> Path | None:
+        """The operator's trained files."""
+        return Path(self.heads_dir) if self.heads_dir else None
 
     @property
     def policies_path(self) -> Path | None:

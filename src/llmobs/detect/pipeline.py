@@ -59,7 +59,10 @@ class Pipeline:
             if standing is not None and asked:
                 doubts = doubts_about(policy, standing, reports, asked)
                 reports += await self._ask(
-                    tier, msgspec.structs.replace(subject, doubts=doubts), asked, departed
+                    tier,
+                    msgspec.structs.replace(subject, doubts=doubts, likenesses=policy.likenesses),
+                    asked,
+                    departed,
                 )
             else:
                 reports += await self._ask(tier, subject, asked, departed)

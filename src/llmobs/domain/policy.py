@@ -7,6 +7,10 @@ from itertools import pairwise
 import msgspec
 
 from llmobs.domain.risk import Action, Severity
+from llmobs.domain.subject import Likeness
+
+FEWEST_EXAMPLES, MOST_EXAMPLES = 3, 50
+LONGEST_EXAMPLE = 2_000
 
 
 class OnFailure(StrEnum):
@@ -51,9 +55,24 @@ class ClassPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     message: str = ""
     """Told to the caller when the class decides."""
 
+    examples: tuple[str, ...] = ()
+    """Texts that define the class by likeness: 3 to 50 of them make a detector for it."""
+    counter_examples: tuple[str, ...] = ()
+    """Texts that are close and yet no case of it, up to 50."""
+
     def problems(self) -> list[str]:
-        """What is wrong with the thresholds, in words; empty when they are sound."""
+        """What is wrong with the thresholds and examples, in words; empty when they are sound."""
         found = []
+        if self.examples and not FEWEST_EXAMPLES <= len(self.examples) <= MOST_EXAMPLES:
+            found.append(f"{len(self.examples)} examples: give {FEWEST_EXAMPLES} to {MOST_EXAMPLES}, or none")
+        if len(self.counter_examples) > MOST_EXAMPLES:
+            found.append(f"{len(self.counter_examples)} counter_examples: give at most {MOST_EXAMPLES}")
+        if self.counter_examples and not self.examples:
+            found.append("counter_examples without examples")
+        for text in (*self.examples, *self.counter_examples):
+            if not text.strip() or len(text) > LONGEST_EXAMPLE:
+                found.append(f"an example is empty or longer than {LONGEST_EXAMPLE} characters")
+                break
         ladder = [("clear", self.clear), ("log", self.log), ("warn", self.warn), ("block", self.block)]
         given = [(name, value) for name, value in ladder if value is not None]
         for name, value in given:
@@ -102,6 +121,15 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     classes: Mapping[str, ClassPolicy]
     strict_mode: bool = False
     description: str = ""
+
+    @property
+    def likenesses(self) -> Mapping[str, Likeness]:
+        """The classes that example texts define."""
+        return {
+            name: Likeness(limits.examples, limits.counter_examples)
+            for name, limits in self.classes.items()
+            if limits.examples
+        }
 
     def action_for(self, failure_class: str, score: float) -> Action:
         """The action for a score. A class the policy does not name is recorded, never acted on."""

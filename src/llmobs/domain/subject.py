@@ -41,6 +41,13 @@ class Doubt(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the policy lets a judge lower the score."""
 
 
+class Likeness(msgspec.Struct, frozen=True):
+    """A class that the policy defines by example texts."""
+
+    examples: tuple[str, ...]
+    counter_examples: tuple[str, ...] = ()
+
+
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
     """The text examined, never rewritten or cut, with the context that detectors understand."""
 
@@ -60,6 +67,8 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     """Who asks, where known: budgets are kept by client."""
     doubts: Mapping[str, Doubt] = {}
     """By open class, what earlier tiers found; empty for the first tier."""
+    likenesses: Mapping[str, Likeness] = {}
+    """By class, the policy's example texts; empty for the first tier."""
 
 
 def subject_from_context(

@@ -1,0 +1,71 @@
+"""The trained detectors, loaded once a process and tried before they serve."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import msgspec
+
+from llmobs.detect.artefacts import Artefacts, shipped
+from llmobs.detect.detector import Detector
+from llmobs.detect.tier1_lexical.detector import LexicalDetector, load_lexical
+from llmobs.detect.tier2_encoder.embedder import Embedder
+from llmobs.detect.tier2_encoder.encoder import Encoder, threads
+from llmobs.detect.tier2_encoder.exemplars import ExemplarsDetector
+from llmobs.detect.tier2_encoder.grounded import (
+    GroundedManifest,
+    GroundednessDetector,
+    RelevanceDetector,
+    load_grounded,
+)
+from llmobs.detect.tier2_encoder.heads import HeadsDetector
+from llmobs.detect.tier2_encoder.workers import Workers
+
+SHARE_OF_DEADLINE = 0.8
+"""Of the tier's deadline, how long windows are started: what is looked at by then is answered with."""
+
+
+class Learned(msgspec.Struct, frozen=True):
+    """What comes out of the trained files, ready to be made into detectors."""
+
+    lexical: LexicalDetector
+    encoder: Encoder
+    embedder: Embedder
+    grounded: GroundedManifest
+    workers: Workers
+
+    def tier2(
+        self, deadline_s: float, classes_by_example: Callable[[], frozenset[str]]
+    ) -> tuple[Detector, ...]:
+        """The detectors of tier 2. `classes_by_example` names the classes that policies define so."""
+        budget = deadline_s * SHARE_OF_DEADLINE
+        return (
+            HeadsDetector(self.encoder, self.workers, budget),
+            GroundednessDetector(self.embedder, self.grounded, self.workers, budget),
+            RelevanceDetector(self.embedder, self.grounded, self.workers),
+            ExemplarsDetector(self.embedder, self.workers, budget, classes_by_example),
+        )
+
+
+@cache
+def load_learned(folder: Path | None = None, *, workers: int = 0) -> Learned:
+    """The trained files of `folder` (default: the one in the package), once a process.
+
+    Raises ArtefactBroken when a file is missing or changed, or a graph does not answer its probes
+    as it did when it was made. One pool of `workers` threads (0: one a core, at most four) serves
+    all graphs.
+    """
+
+    def artefacts(name: str) -> Artefacts:
+        return Artefacts(shipped(name) if folder is None else folder / name)
+
+    encoder, embedder = Encoder(artefacts("singles")), Embedder(artefacts("base"))
+    encoder.try_probes()
+    embedder.try_probes()
+    return Learned(
+        lexical=load_lexical(artefacts("lexical")),
+        encoder=encoder,
+        embedder=embedder,
+        grounded=load_grounded(artefacts("base")),
+        workers=Workers(threads(workers)),
+    )

@@ -1,0 +1,102 @@
+"""The trained heads over one text, whatever its length."""
+
+import re
+
+import numpy as np
+
+from llmobs.detect.tier2_encoder.encoder import Encoder, Logits, Window, probability
+from llmobs.detect.tier2_encoder.manifest import Head
+from llmobs.detect.tier2_encoder.workers import Workers
+from llmobs.domain.detection import Detection, Evidence, Findings
+from llmobs.domain.subject import Span, Subject
+
+TOLD = 0.05
+"""Scores below this carry no evidence: there is nothing to point at."""
+_SENTENCE_END = re.compile(r"[.!?](?=\s)|[。！？]|\n")
+
+
+class HeadsDetector:
+    """One forward pass a window; each head's score is that of its highest window."""
+
+    name = "encoder"
+
+    def __init__(self, encoder: Encoder, workers: Workers, budget_s: float) -> None:
+        self._encoder = encoder
+        self._workers = workers
+        self._budget_s = budget_s
+        self.hears = frozenset(head.failure_class for head in encoder.manifest.heads)
+
+    def _heads(self, subject: Subject) -> list[tuple[int, Head]]:
+        compared = bool(subject.documents or subject.reference)
+        return [
+            (index, head)
+            for index, head in enumerate(self._encoder.manifest.heads)
+            if subject.kind in head.kinds and not (compared and head.needs_no_documents)
+        ]
+
+    def idle(self, subject: Subject, asked: frozenset[str]) -> str | None:
+        """Which classes have a head depends on who wrote the text."""
+        if any(head.failure_class in asked for _, head in self._heads(subject)):
+            return None
+        return "settled"
+
+    async def detect(self, subject: Subject, asked: frozenset[str]) -> Findings:
+        """Scores for every class that a head serves for this kind of text; all may be cleared."""
+        heads = self._heads(subject)
+        windows = (
+            self._encoder.windows(subject.text)
+            if len(subject.text) < 400
+            else await self._workers.call(lambda: self._encoder.windows(subject.text))
+        )
+        ran = await self._workers.each(windows, lambda window: self._encoder.run(window.ids), self._budget_s)
+        table = np.stack([logits for _, (logits, _) in ran])
+        detections: dict[str, Detection] = {}
+        for index, head in heads:
+            best = int(table[:, index].argmax())
+            position, (logits, look) = ran[best]
+            found = _detection(subject.text, windows[position], head, float(logits[index]), look[:, index])
+            known = detections.get(head.failure_class)
+            if known is None or found.score > known.score:
+                detections[head.failure_class] = found
+        return Findings(
+            detections=tuple(detections.values()),
+            clears=frozenset(detections) if len(ran) == len(windows) else frozenset(),
+            seen=len(ran) / len(windows),
+        )
+
+
+def _detection(text: str, window: Window, head: Head, logit: float, look: Logits) -> Detection:
+    score = probability(logit, head.calibration.slope, head.calibration.offset)
+    if score < TOLD:
+        return Detection(failure_class=head.failure_class, score=score)
+    return Detection(
+        failure_class=head.failure_class,
+        score=score,
+        evidence=(
+            Evidence(
+                failure_class=head.failure_class,
+                source=f"encoder:{head.name}",
+                score=score,
+                note=head.note,
+                span=sentence_at(text, window, look),
+            ),
+        ),
+    )
+
+
+def sentence_at(text: str, window: Window, look: Logits) -> Span:
+    """The sentence, within the window, that the head looked at most.
+
+    `look` is the attention over [CLS], the window's pieces and [SEP], summing to 1.
+    """
+    inner = look[1 : 1 + len(window.offsets)]
+    start, end = window.offsets[int(inner.argmax())]
+    whole = window.span
+    left = whole.start
+    for found in _SENTENCE_END.finditer(text, whole.start, max(start, whole.start)):
+        left = found.end()
+    after = _SENTENCE_END.search(text, max(start, left), whole.end)
+    right = after.end() if after else whole.end
+    while left < start and text[left].isspace():
+        left += 1
+    return Span(left, max(right, end))

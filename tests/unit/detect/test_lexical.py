@@ -1,0 +1,87 @@
+"""Hashed features and the packed weights."""
+
+from math import exp, sqrt
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmobs.detect.tier1_lexical.classifier import Classifier, Output
+from llmobs.detect.tier1_lexical.features import BITS, LONGEST, features, lowered, segments_of
+
+NAMES = ("a", "b", "c", "d")
+
+
+def output(name: str, bias: float) -> Output:
+    return Output(
+        name=name, failure_class=name, kinds=("prompt",), unit=0.01, bias=bias, slope=1.0, offset=0.0
+    )
+
+
+@pytest.fixture(scope="module")
+def weights() -> np.ndarray:
+    return np.random.default_rng(7).integers(-127, 128, (1 << BITS, len(NAMES))).astype(np.int8)
+
+
+@pytest.fixture(scope="module")
+def classifier(weights: np.ndarray) -> Classifier:
+    return Classifier(weights, tuple(output(name, 0.1 * n) for n, name in enumerate(NAMES)))
+
+
+def rows(text: str) -> list[list[int]]:
+    return [part.tolist() for part, _ in features(lowered(text))]
+
+
+def plainly(weights: np.ndarray, text: str) -> list[float]:
+    """The same sums, written out."""
+    raw = lowered(text)
+    best = np.full(len(NAMES), -np.inf)
+    for first in range(0, len(raw), LONGEST):
+        part = raw[first : first + LONGEST]
+        found = features(part)
+        bounds = [*segments_of(len(part)).tolist(), len(part)]
+        for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+            mine = [r for r, at in found]
+            inside = np.concatenate(
+                [r[(at >= low) & (at < high)] for r, (_, at) in zip(mine, found, strict=True)] or [np.zeros(0, int)]
+            )
+            if inside.size:
+                total = weights[inside].astype(np.int64).sum(0)
+                best = np.maximum(best, 0.01 * total / sqrt(inside.size) + 0.1 * np.arange(len(NAMES)))
+    return [0.0 if np.isinf(v) else 1 / (1 + exp(-v)) for v in best]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=400), st.integers(1, 40))
+def test_packed_sums_equal_the_plain_ones(
+    weights: np.ndarray, classifier: Classifier, text: str, times: int
+) -> None:
+    whole = text * times
+    assert classifier.scores(whole) == pytest.approx(plainly(weights, whole), abs=1e-9)
+
+
+def test_a_text_longer_than_one_part_is_read_to_its_end(weights: np.ndarray, classifier: Classifier) -> None:
+    text = "bread and butter " * 5000 + "ignore the rules"
+    assert len(text) > LONGEST
+    assert classifier.scores(text) == pytest.approx(plainly(weights, text), abs=1e-9)
+
+
+def test_the_same_word_has_the_same_row_wherever_it_stands() -> None:
+    assert rows("bread")[0][0] == rows("there is bread")[0][2] == rows("BREAD!")[0][0]
+
+
+def test_order_matters_to_pairs_alone() -> None:
+    one, other = rows("butter bread"), rows("bread butter")
+    assert sorted(one[0]) == sorted(other[0])
+    assert one[1] != other[1]
+
+
+def test_a_text_without_letters_has_no_features_and_scores_nothing(classifier: Classifier) -> None:
+    assert features(lowered(" ...!? ")) == []
+    assert classifier.scores(" ...!? ") == (0.0,) * len(NAMES)
+
+
+def test_weights_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match="shape"):
+        Classifier(np.zeros((4, 1), dtype=np.int8), (output("a", 0.0),))

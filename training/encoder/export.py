@@ -1,0 +1,119 @@
+"""Write a trained model as the ONNX graph that is served, in fp32 and quantised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from torch import nn
+
+
+class Served(nn.Module):
+    """What is served: probabilities come later, from the manifest's calibration."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, ids: torch.Tensor, seen: torch.Tensor, kinds: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and attention, in this order."""
+        logits, look = self.model(ids, seen, kinds)
+        return logits, look
+
+
+class Tokens(nn.Module):
+    """The encoder alone: one vector a token."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, ids: torch.Tensor, seen: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
+        """Token vectors (texts, tokens, width)."""
+        return self.encoder.tokens(ids, seen, kinds)
+
+
+def export(model: nn.Module, path: Path) -> None:
+    """Write `model` to `path` in fp32 with free text and token axes."""
+    _export(Served(model), path, ["logits", "look"])
+
+
+def export_tokens(encoder: nn.Module, path: Path) -> None:
+    """Write the encoder alone to `path` in fp32 with free text and token axes."""
+    _export(Tokens(encoder), path, ["tokens"])
+
+
+def _export(module: nn.Module, path: Path, outputs: list[str]) -> None:
+    module.eval()
+    example = (
+        torch.tensor([[101, 2023, 2003, 102], [101, 2178, 102, 0]]),
+        torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]),
+        torch.zeros((2, 4), dtype=torch.long),
+    )
+    axes = {0: "texts", 1: "tokens"}
+    torch.onnx.export(
+        module,
+        example,
+        str(path),
+        input_names=["ids", "seen", "kinds"],
+        output_names=outputs,
+        dynamic_axes={
+            name: axes if name != "logits" else {0: "texts"} for name in ("ids", "seen", "kinds", *outputs)
+        },
+        opset_version=18,
+        dynamo=False,
+    )
+
+
+def quantise(source: Path, target: Path) -> None:
+    """Matrix weights and embeddings to int8, activations scaled on the fly.
+
+    Per channel and in 7 bits, which every CPU computes exactly; one scale a row of the embeddings.
+    """
+    quantize_dynamic(
+        str(source),
+        str(target),
+        per_channel=True,
+        reduce_range=True,
+        weight_type=QuantType.QInt8,
+        op_types_to_quantize=["MatMul"],
+    )
+    _quantise_embeddings(target)
+
+
+def _quantise_embeddings(path: Path) -> None:
+    graph = onnx.load(path)
+    big = {t.name: t for t in graph.graph.initializer if t.dims and t.dims[0] > 10000}
+    for node in list(graph.graph.node):
+        if node.op_type != "Gather" or node.input[0] not in big:
+            continue
+        table = numpy_helper.to_array(big[node.input[0]])
+        scale = np.abs(table).max(axis=1, keepdims=True) / 127.0
+        whole = np.clip(np.rint(table / scale), -127, 127).astype(np.int8)
+        name = node.input[0]
+        graph.graph.initializer.remove(big[name])
+        graph.graph.initializer.extend(
+            [
+                numpy_helper.from_array(whole, name + "_q"),
+                numpy_helper.from_array(scale.astype(np.float32), name + "_s"),
+            ]
+        )
+        at = list(graph.graph.node).index(node)
+        ids, out = node.input[1], node.output[0]
+        graph.graph.node.remove(node)
+        for offset, made in enumerate(
+            (
+                helper.make_node("Gather", [name + "_q", ids], [out + "_q"]),
+                helper.make_node("Gather", [name + "_s", ids], [out + "_s"]),
+                helper.make_node("Cast", [out + "_q"], [out + "_f"], to=TensorProto.FLOAT),
+                helper.make_node("Mul", [out + "_f", out + "_s"], [out]),
+            )
+        ):
+            graph.graph.node.insert(at + offset, made)
+    onnx.save(graph, path)

@@ -1,0 +1,155 @@
+"""Fit the lexical classifier of tier 1: `python lexical.py --data DIR --out DIR [--fold N]`.
+
+Linear weights over hashed features (llmobs.detect.tier1_lexical.features), fitted on the same rows
+as the encoder's single-text heads, so the two disagree for reasons of reading and not of data.
+A text's logit is the largest over its segments, in fitting as in service.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from encoder.folds import FOLDS
+from encoder.singles import FOLDERS, HEADS, SEED, Row, compose, read
+
+from llmobs.detect.tier1_lexical.features import BITS, LONGEST, features, lowered, segments_of
+
+Text = list[np.ndarray]
+"""Table rows of each segment."""
+
+
+def segments(text: str) -> Text:
+    """Table rows of each segment of a text's first LONGEST bytes."""
+    raw = lowered(text)[:LONGEST]
+    parts = features(raw)
+    if not parts:
+        return []
+    bounds = [*segments_of(len(raw)).tolist(), len(raw)]
+    found = [
+        np.concatenate([rows[(places >= low) & (places < high)] for rows, places in parts])
+        for low, high in pairwise(bounds)
+    ]
+    return [rows for rows in found if rows.size]
+
+
+class Linear(torch.nn.Module):
+    """Weights (rows, outputs) and biases."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.table = torch.nn.EmbeddingBag(1 << BITS, outputs, mode="sum")
+        torch.nn.init.zeros_(self.table.weight)
+        self.bias = torch.nn.Parameter(torch.full((outputs,), -2.0))
+
+    def forward(self, texts: list[Text]) -> torch.Tensor:
+        """Logits (texts, outputs): the largest over the segments."""
+        parts = [segment for text in texts for segment in text]
+        owner = torch.tensor([number for number, text in enumerate(texts) for _ in text])
+        sizes = torch.tensor([len(part) for part in parts])
+        rows = torch.from_numpy(np.concatenate(parts))
+        starts = torch.cumsum(sizes, 0) - sizes
+        weights = torch.repeat_interleave(sizes.float().rsqrt(), sizes)
+        logits = self.table(rows, starts, per_sample_weights=weights) + self.bias
+        best = torch.full((len(texts), logits.shape[1]), -1e4)
+        return best.scatter_reduce(0, owner[:, None].expand_as(logits), logits, "amax")
+
+
+def fit(rows: list[Row], epochs: int, decay: float) -> Linear:
+    """Fit on the rows that have a feature at all."""
+    torch.manual_seed(SEED)
+    chance = random.Random(SEED)
+    data = [(segments(row.text[:6000]), row) for row in rows]
+    data = [pair for pair in data if pair[0]]
+    model = Linear(len(HEADS))
+    best = torch.optim.Adam(model.parameters(), lr=0.01)
+    size = 256
+    steps = epochs * (len(data) // size + 1)
+    plan = torch.optim.lr_scheduler.LinearLR(best, 1.0, 0.05, steps)
+    for epoch in range(epochs):
+        chance.shuffle(data)
+        total = 0.0
+        for start in range(0, len(data), size):
+            batch = data[start : start + size]
+            logits = model([text for text, _ in batch])
+            labels = torch.tensor(
+                [[row.labels.get(head, float("nan")) for head in HEADS] for _, row in batch]
+            )
+            asked = ~torch.isnan(labels)
+            target = torch.nan_to_num(labels)
+            each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+            weight = torch.tensor([row.weight for _, row in batch])[:, None]
+            # Missing a positive is what costs here: whatever is cleared is not looked at again.
+            loss = (each * asked * weight * (1 + 2 * target)).sum() / len(batch)
+            loss = loss + decay * model.table.weight.square().sum()
+            best.zero_grad()
+            loss.backward()
+            best.step()
+            plan.step()
+            total += loss.item()
+        print(f"epoch {epoch}: {total / (len(data) / size):.4f}", flush=True)
+    return model
+
+
+@torch.no_grad()
+def score(model: Linear, texts: list[str]) -> np.ndarray:
+    """Logits (texts, outputs)."""
+    cut = [segments(text) or [np.zeros(1, dtype=np.int64)] for text in texts]
+    return np.concatenate([model(cut[i : i + 256]).numpy() for i in range(0, len(cut), 256)])
+
+
+def main() -> None:
+    """Fit as the arguments say."""
+    ask = argparse.ArgumentParser(description=__doc__)
+    ask.add_argument("--data", type=Path, required=True)
+    ask.add_argument("--own", type=Path, default=Path(__file__).parent / "handwritten")
+    ask.add_argument("--out", type=Path, required=True)
+    ask.add_argument("--fold", type=int)
+    ask.add_argument("--epochs", type=int, default=5)
+    ask.add_argument("--decay", type=float, default=1e-6)
+    ask.add_argument("--eval-rows", type=int, default=400)
+    said = ask.parse_args()
+    said.out.mkdir(parents=True, exist_ok=True)
+    left = FOLDS[said.fold] if said.fold is not None else frozenset[str]()
+    rows = [
+        row
+        for row in compose(said.data, said.own)
+        if row.source not in left and not left & set(row.group.split("+"))
+    ]
+    model = fit(rows, said.epochs, said.decay)
+    np.savez_compressed(
+        said.out / "lexical.npz",
+        weights=model.table.weight.detach().numpy(),
+        bias=model.bias.detach().numpy(),
+    )
+    if left:
+        chance = random.Random(SEED)
+        with (said.out / "lexical-scores.jsonl").open("w", encoding="utf-8") as lines:
+            for folder in (*FOLDERS, "benign", "pii", "secret"):
+                for path in sorted((said.data / folder).glob("*.jsonl.gz")):
+                    source = path.name.removesuffix(".jsonl.gz")
+                    if source not in left:
+                        continue
+                    found = list(read(path))
+                    chance.shuffle(found)
+                    found = found[: said.eval_rows]
+                    for row, values in zip(
+                        found, score(model, [str(row["text"]) for row in found]), strict=True
+                    ):
+                        told = {key: row[key] for key in ("id", "source", "label", "role")}
+                        lines.write(
+                            json.dumps(
+                                {**told, "task": folder, "logits": [round(float(v), 3) for v in values]}
+                            )
+                            + "\n"
+                        )
+
+
+if __name__ == "__main__":
+    main()
