@@ -43,7 +43,7 @@ description = "Leaves a text in doubt."
 id = "doubtful.wheelbarrow"
 note = "a wheelbarrow"
 pattern = "wheelbarrow"
-score = 0.6
+score = {score}
 match = ["a ⟦wheelbarrow⟧"]
 skip = ["a cart"]
 """
@@ -56,11 +56,13 @@ def free_port() -> int:
 
 
 @contextlib.asynccontextmanager
-async def service(name: str = "toxicity", **settings: str) -> AsyncIterator[httpx.AsyncClient]:
+async def service(
+    name: str = "toxicity", score: float = 0.6, **settings: str
+) -> AsyncIterator[httpx.AsyncClient]:
     """`llmobs serve` in a process of its own, with a rule that leaves wheelbarrows in doubt."""
     folder = Path(tempfile.mkdtemp(prefix="llmobs-judge-"))
     (folder / "rules").mkdir()
-    (folder / "rules/doubtful.toml").write_text(RULE.format(name=name))
+    (folder / "rules/doubtful.toml").write_text(RULE.format(name=name, score=score))
     port = free_port()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("LLMOBS_")} | {
         "DATABASE_URL": f"sqlite:///{folder}/llmobs.db",
@@ -127,7 +129,7 @@ def scripted(server: JudgeServer, **more: str) -> dict[str, str]:
 async def demo() -> None:
     for protocol in ("openai", "ollama"):
         with local_model() as model:
-            async with service(**environment_for(model, protocol)) as client:
+            async with service("overconfidence", 0.2, **environment_for(model, protocol)) as client:
                 ready = (await client.get("/health/ready")).json()
                 print(
                     f"{protocol}: ready {ready['ready']};",
@@ -142,7 +144,10 @@ async def demo() -> None:
                 for _ in range(20):
                     body, seconds = await detect(client, text)
                     again.append(seconds)
-                print(f"  again  {quantile(again, 0.5) * 1000:8.1f} ms p50 of 20, {judged(body)}")
+                print(
+                    f"  again  {quantile(again, 0.5) * 1000:8.1f} ms p50 of 20 "
+                    f"({body['processing_time_ms']} ms of it detection), {judged(body)}"
+                )
                 logged = (await client.get("/logs/recent?limit=50")).json()["logs"]
                 print(f"  record of the first: {judged(logged[-1])}")
 

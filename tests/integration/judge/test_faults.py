@@ -245,6 +245,28 @@ async def test_never_more_calls_than_the_limit_and_equal_texts_once() -> None:
     assert len(server.asked) == 12
 
 
+async def test_a_deadline_that_many_share_sends_no_burst_of_hopeless_calls() -> None:
+    heard = HeardJudge()
+    async with JudgeServer(pause_s=0.3) as server:
+        settings = openai_settings(server, judge_concurrency=3, judge_queue=100, tier3_timeout_ms=1000)
+        async with judging(settings, heard) as judge:
+
+            async def ask(number: int) -> str:
+                try:
+                    async with asyncio.timeout(1.0):
+                        await judge.detector.detect(subject(f"text {number}"), TOXIC)
+                except DetectorFailed as error:
+                    return str(error)
+                return "answered"
+
+            results = await asyncio.gather(*(ask(number) for number in range(40)))
+    assert results.count("answered") >= 6
+    assert results.count("openai: no turn came in time") >= 25
+    assert all(r == "answered" or r.startswith("openai: no ") for r in results)
+    assert server.most_in_flight == 3
+    assert heard.all("refused") == [("no turn",)] * results.count("openai: no turn came in time")
+
+
 async def test_a_full_queue_fails_at_once() -> None:
     heard = HeardJudge()
     async with JudgeServer(pause_s=0.3) as server:

@@ -3,7 +3,8 @@
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from time import monotonic
 
 import msgspec
@@ -14,6 +15,8 @@ from llmobs.detect.tier3_judge.provider import Ask, Completion, Provider, Provid
 
 HEDGE_AFTER_CALLS = 20
 """Calls that must have been timed before a p95 is one."""
+USUAL_AFTER_CALLS = 5
+LEAST_TIME_S = 0.05
 TRIVIAL_WAIT_S = 0.05
 
 
@@ -41,8 +44,12 @@ class NoAnswer(Exception):
     """No provider gave a reply; the message says why for each."""
 
 
-class QueueFull(Exception):
-    """More calls wait than may."""
+class NoTurn(Exception):
+    """Too many calls are out or wait."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Limiter:
@@ -54,19 +61,25 @@ class Limiter:
         self.waiting = 0
         self.in_flight = 0
 
-    async def __aenter__(self) -> None:
+    @asynccontextmanager
+    async def turn(self, seconds: float) -> AsyncIterator[None]:
+        """Hold a place while the block runs. NoTurn when none comes free in time."""
         if self._semaphore.locked() and self.waiting >= self._queue:
-            raise QueueFull(f"{self.waiting} questions wait already")
+            raise NoTurn("queue full", f"{self.waiting} questions wait already")
         self.waiting += 1
         try:
-            await self._semaphore.acquire()
+            async with asyncio.timeout(seconds):
+                await self._semaphore.acquire()
+        except TimeoutError:
+            raise NoTurn("no turn", "no turn came in time") from None
         finally:
             self.waiting -= 1
         self.in_flight += 1
-
-    async def __aexit__(self, *_: object) -> None:
-        self.in_flight -= 1
-        self._semaphore.release()
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            self._semaphore.release()
 
 
 class Seat:
@@ -82,6 +95,13 @@ class Seat:
     def timed(self, seconds: float) -> None:
         """A call took so long."""
         self._seconds.append(seconds)
+
+    @property
+    def usual(self) -> float:
+        """What a call takes, in seconds: one that has less time left is not worth its money."""
+        if len(self._seconds) < USUAL_AFTER_CALLS:
+            return LEAST_TIME_S
+        return max(LEAST_TIME_S, sorted(self._seconds)[len(self._seconds) // 2])
 
     @property
     def p95(self) -> float | None:
@@ -139,16 +159,16 @@ class Chain:
     def _telling(self, name: str) -> Callable[[State], None]:
         return lambda state: self._observer.breaker_moved(name, state)
 
-    async def ask(self, ask: Ask) -> Answer:
-        """The first reply. NoAnswer when there is none."""
+    async def ask(self, ask: Ask, until: float) -> Answer:
+        """The first reply before `until`, a time of the clock. NoAnswer when there is none."""
         failures: dict[str, ProviderFailed] = {}
         for round_number in range(self._rounds):
             if round_number:
                 pause = self._pause(round_number, failures.values())
-                if pause > self._call_timeout_s:
+                if self._clock() + pause + LEAST_TIME_S > until:
                     break
                 await asyncio.sleep(pause)
-            answer = await self._round(ask, failures)
+            answer = await self._round(ask, until, failures)
             if answer is not None:
                 return answer
             if not any(failure.may_pass for failure in failures.values()):
@@ -172,7 +192,7 @@ class Chain:
         asked = [failure.retry_after for failure in failures if failure.retry_after is not None]
         return max(jittered, min(asked) + TRIVIAL_WAIT_S) if asked else jittered
 
-    async def _round(self, ask: Ask, failures: dict[str, ProviderFailed]) -> Answer | None:
+    async def _round(self, ask: Ask, until: float, failures: dict[str, ProviderFailed]) -> Answer | None:
         """Try the providers that may be tried now until one replies."""
         now = self._clock()
         left = deque(seat for seat in self.seats if seat.resting_until <= now)
@@ -183,7 +203,7 @@ class Chain:
                 while left:
                     seat = left.popleft()
                     if seat.breaker.admit():
-                        running[group.create_task(self._call(seat, ask))] = seat
+                        running[group.create_task(self._call(seat, ask, until))] = seat
                         return seat
                 return None
 
@@ -209,26 +229,25 @@ class Chain:
                         self._observer.failed_over(seat.provider.name, result.trouble.value)
         return None
 
-    async def _call(self, seat: Seat, ask: Ask) -> Answer | ProviderFailed:
+    async def _call(self, seat: Seat, ask: Ask, until: float) -> Answer | ProviderFailed:
         """One call, told to breaker and telemetry however it ends."""
         provider = seat.provider
         settled = False
         try:
-            async with self._limiter:
+            async with self._limiter.turn(until - self._clock() - seat.usual):
                 if seat.resting_until > self._clock():  # asked for while this call waited its turn
                     return ProviderFailed(Trouble.RATE_LIMITED, "asked to wait")
                 started = self._clock()
+                seconds = min(self._call_timeout_s, until - started)
                 with self._observer.call(provider.name, provider.model) as log:
                     try:
-                        async with asyncio.timeout(self._call_timeout_s):
+                        async with asyncio.timeout(seconds):
                             completion = await provider.complete(ask)
                     except (TimeoutError, ProviderFailed) as error:
                         failure = (
                             error
                             if isinstance(error, ProviderFailed)
-                            else ProviderFailed(
-                                Trouble.TIMEOUT, f"no answer within {self._call_timeout_s:g} s"
-                            )
+                            else ProviderFailed(Trouble.TIMEOUT, f"no answer within {seconds:.3g} s")
                         )
                         log.failed(failure.trouble.value)
                         self._blame(seat, failure)
@@ -242,9 +261,9 @@ class Chain:
                 return Answer(
                     completion=completion, provider=provider.name, model=provider.model, cost_usd=cost
                 )
-        except QueueFull as full:
-            self._observer.refused("queue full")
-            return ProviderFailed(Trouble.BUSY, str(full))
+        except NoTurn as refusal:
+            self._observer.refused(refusal.reason)
+            return ProviderFailed(Trouble.BUSY, str(refusal))
         finally:
             if not settled:
                 seat.breaker.dropped()

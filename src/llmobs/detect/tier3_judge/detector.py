@@ -6,6 +6,7 @@ subject -> what is shown (evened out, masked, windowed) -> a question a prompt f
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from time import monotonic
 
 import msgspec
 
@@ -20,6 +21,9 @@ from llmobs.detect.tier3_judge.question import Family, context_materials
 from llmobs.domain.detection import Detection, Evidence, Findings, Usage
 from llmobs.domain.redaction import masked
 from llmobs.domain.subject import Span, Subject
+
+IN_TIME = 0.98
+"""Share of the tier's deadline in which an answer must come, so that a failure is told in time as well."""
 
 EVIDENCE_FROM = 0.3
 """Scores below this come without evidence: there is nothing to show."""
@@ -37,6 +41,7 @@ class JudgeDetector:
         *,
         observer: JudgeObserver,
         calibration: Calibration | None = None,
+        deadline_s: float = 10.0,
         max_chars: int = 8000,
         find_sensitive: Callable[[str], Iterable[Span]] | None = None,
     ) -> None:
@@ -44,6 +49,7 @@ class JudgeDetector:
         self._families = tuple(families)
         self._observer = observer
         self._calibration = calibration or Calibration()
+        self._deadline_s = deadline_s
         self._max_chars = max_chars
         self._find_sensitive = find_sensitive
         self.hears = frozenset[str]().union(*(family.classes for family in families))
@@ -119,6 +125,7 @@ class JudgeDetector:
             shown=windows(flat, suspects, self._max_chars),
             context=context_materials(family, subject, self._max_chars),
             client=subject.client_id,
+            until=monotonic() + self._deadline_s * IN_TIME,
         )
 
     async def _put(self, question: Question) -> tuple[Judgement, bool] | str:

@@ -43,6 +43,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     shown: tuple[Window, ...]
     context: tuple[Material, ...] = ()
     client: str | None = None
+    until: float
+    """Time of the monotonic clock after which no answer is of use."""
 
 
 class Unanswered(Exception):
@@ -230,7 +232,7 @@ class Judge:
         self._budget.book(question.client, estimated)
         used = 0
         try:
-            answer = await self.chain.ask(ask)
+            answer = await self.chain.ask(ask, question.until)
             used = answer.completion.input_tokens + answer.completion.output_tokens or estimated
         except asyncio.CancelledError:
             used = estimated  # it went out, and nobody will tell what it took

@@ -33,7 +33,7 @@ class JudgeObserver(Protocol):
         """Where a decision came from: `memory`, `database`, `shared` or `miss`."""
 
     def refused(self, reason: str) -> None:
-        """A question was not asked: a budget, as `client calls`, or `queue full`."""
+        """A question was not asked: a budget, as `client calls`, `queue full`, or `no turn` in time."""
 
     def mended(self, outcome: str) -> None:
         """A reply did not hold the form: `repaired` by a second question, or `given up`."""

@@ -81,6 +81,7 @@ def installed_judge(
         families,
         observer=observer,
         calibration=calibration,
+        deadline_s=settings.tier3_timeout_ms / 1000,
         max_chars=settings.judge_max_chars,
         find_sensitive=find_sensitive if settings.judge_redact else None,
     )
