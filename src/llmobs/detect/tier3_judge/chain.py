@@ -238,6 +238,9 @@ class Chain:
                 if seat.resting_until > self._clock():  # asked for while this call waited its turn
                     return ProviderFailed(Trouble.RATE_LIMITED, "asked to wait")
                 started = self._clock()
+                if until - started < seat.usual:  # what is usual was learnt while this call waited
+                    self._observer.refused("no turn")
+                    return ProviderFailed(Trouble.BUSY, "no turn came in time")
                 seconds = min(self._call_timeout_s, until - started)
                 with self._observer.call(provider.name, provider.model) as log:
                     try:
