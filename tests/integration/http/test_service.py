@@ -96,7 +96,13 @@ async def test_health_and_readiness_tell_the_truth(client: httpx.AsyncClient) ->
     assert (await client.get("/health/live")).json() == {"status": "alive"}
     ready = (await client.get("/health/ready")).json()
     assert ready["ready"] is True
-    assert {check["name"] for check in ready["checks"]} == {"rules", "policies", "database", "migrations", "judge"}
+    assert {check["name"] for check in ready["checks"]} == {
+        "rules",
+        "policies",
+        "database",
+        "migrations",
+        "judge",
+    }
     await _fill(client, 30)
     health = (await client.get("/health")).json()
     assert health["status"] == "healthy"

@@ -178,7 +178,9 @@ async def test_a_judge_that_hangs_is_left_at_the_deadline(serve: Serve) -> None:
             started = time.perf_counter()
             body = await _detect(client, OPEN)
             assert time.perf_counter() - started < 2
-            assert (_judge(body)["status"], body["degraded"]) == ("timed_out", True)
+            assert body["degraded"]
+            assert _judge(body)["status"] in {"failed", "timed_out"}  # whichever clock strikes first
+            assert "no answer within 0." in _judge(body)["reason"]
             await asyncio.sleep(0.1)
             assert server.in_flight == 0
 

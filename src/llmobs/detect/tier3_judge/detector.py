@@ -22,8 +22,8 @@ from llmobs.domain.detection import Detection, Evidence, Findings, Usage
 from llmobs.domain.redaction import masked
 from llmobs.domain.subject import Span, Subject
 
-IN_TIME = 0.98
-"""Share of the tier's deadline in which an answer must come, so that a failure is told in time as well."""
+MARGIN_S = 0.1
+"""How long before the tier's deadline an answer must have come, so that failure is told with its reason."""
 
 EVIDENCE_FROM = 0.3
 """Scores below this come without evidence: there is nothing to show."""
@@ -125,7 +125,7 @@ class JudgeDetector:
             shown=windows(flat, suspects, self._max_chars),
             context=context_materials(family, subject, self._max_chars),
             client=subject.client_id,
-            until=monotonic() + self._deadline_s * IN_TIME,
+            until=monotonic() + self._deadline_s - min(MARGIN_S, self._deadline_s / 4),
         )
 
     async def _put(self, question: Question) -> tuple[Judgement, bool] | str:
