@@ -28,7 +28,7 @@ def test_detect_tells_the_verdict_by_words_and_by_exit_status() -> None:
     assert "BLOCK" in blocked.output
     assert "prompt_injection" in blocked.output
     assert "Ignore all previous" in blocked.output
-    assert "not installed" in blocked.output
+    assert "not configured" in blocked.output
     allowed = run("detect", "Paris is the capital of France.")
     assert (allowed.exit_code, "ALLOW" in allowed.output) == (0, True)
 

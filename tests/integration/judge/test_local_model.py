@@ -29,7 +29,7 @@ def model() -> Iterator[LocalModel]:
 
 
 def _settings(model: LocalModel, protocol: str, **more: Any) -> Settings:
-    patient = {"judge_call_timeout_ms": 60_000.0, "judge_drain_seconds": 0.1}
+    patient = {"tier3_timeout_ms": 90_000.0, "judge_call_timeout_ms": 60_000.0, "judge_drain_seconds": 0.1}
     if protocol == "openai":
         return Settings(judge_base_url=model.openai_url, judge_model=MODEL, **(patient | more))
     return Settings(ollama_base_url=model.ollama_url, ollama_model=PROXIED, **(patient | more))
