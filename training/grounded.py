@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 from collections import defaultdict
 from pathlib import Path
@@ -83,7 +84,7 @@ def fit(
 ) -> tuple[np.ndarray, float]:
     """Weights >= 0 and offset.
 
-    A row's logit is that of its worst claim; sources weigh alike, and both labels of a source too.
+    A row's logit lies half-way from the mean of its claims to the worst; sources weigh alike, and both labels of a source too.
     """
     names, place = np.unique(np.char.add(np.char.add(source, "|"), row), return_inverse=True)
     first = np.zeros(len(names), dtype=int)
@@ -108,8 +109,12 @@ def fit(
         weights = F.softplus(raw)
         logits = x @ weights + offset
         worst = torch.full((len(names),), -1e9, dtype=torch.float64).scatter_reduce(0, owner, logits, "amax")
+        mean = torch.zeros(len(names), dtype=torch.float64).scatter_reduce(
+            0, owner, logits, "mean", include_self=False
+        )
+        worst = (worst + mean) / 2
         loss = (F.binary_cross_entropy_with_logits(worst, target, reduction="none") * share).sum()
-        loss = loss + 2e-3 * weights.square().sum()
+        loss = loss + 5e-4 * weights.square().sum()
         loss.backward()
         return loss
 
@@ -130,13 +135,16 @@ def auc(y: np.ndarray, score: np.ndarray) -> float:
 
 
 def by_row(score: np.ndarray, label: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and worst scores of the rows."""
-    worst: dict[str, float] = defaultdict(lambda: -1e9)
+    """Labels of the rows and their logits: half-way from the mean of the claims to the worst."""
+    claims_of: dict[str, list[float]] = defaultdict(list)
     known: dict[str, int] = {}
     for name, value, y in zip(row, score, label, strict=True):
-        worst[name] = max(worst[name], float(value))
+        claims_of[name].append(float(value))
         known[name] = int(y)
-    return np.array([known[name] for name in worst]), np.array(list(worst.values()))
+    return (
+        np.array([known[name] for name in claims_of]),
+        np.array([(max(found) + sum(found) / len(found)) / 2 for found in claims_of.values()]),
+    )
 
 
 def written(names: tuple[str, ...], weights: np.ndarray, offset: float) -> dict[str, object]:
@@ -145,6 +153,23 @@ def written(names: tuple[str, ...], weights: np.ndarray, offset: float) -> dict[
         "weights": {n: round(float(w), 4) for n, w in zip(names, weights, strict=True) if w > 0.005},
         "offset": round(offset, 4),
     }
+
+
+def logit(share: float) -> float:
+    """Log-odds."""
+    return math.log(share / (1 - share))
+
+
+def anchored(
+    weights: np.ndarray, harmless: np.ndarray, low: tuple[float, float], high: tuple[float, float]
+) -> tuple[np.ndarray, float]:
+    """Weights and offset such that a share of harmless values reaches a score, at two points.
+
+    `low` and `high` are (share, score); `harmless` holds the weighted sums of harmless rows.
+    """
+    at_low, at_high = (float(np.quantile(harmless, 1 - share)) for share, _ in (low, high))
+    slope = (logit(high[1]) - logit(low[1])) / max(at_high - at_low, 1e-3)
+    return weights * slope, logit(low[1]) - slope * at_low
 
 
 def main() -> None:
@@ -184,6 +209,13 @@ def main() -> None:
         print(
             f"off topic {name:20s} AUC {auc(got['off_topic'][mask].astype(int), got['relevance'][mask] @ r_weights):.3f}"
         )
+    # The warn threshold of missing_grounding (0.6) goes where both kinds of error weigh the same.
+    offset += logit(0.6)
+    supported = got["against"] == 0
+    _, calm = by_row((got["values"] @ c_weights)[supported], got["label"][supported], got["row"][supported])
+    c_weights, c_offset = anchored(c_weights, calm, (0.08, 0.5), (0.02, 0.8))
+    answers = got["relevance"][got["off_topic"] == 0] @ r_weights
+    r_weights, r_offset = anchored(r_weights, answers, (0.003, 0.6), (0.001, 0.8))
     (said.out / "weighings.json").write_text(
         json.dumps(
             {

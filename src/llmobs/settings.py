@@ -146,7 +146,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = Synchronous.FULL
     encoder: Annotated[
         bool, Meta(description="Use the trained detectors: the lexical classifier and all of tier 2.")
-    ] = False
+    ] = True
     encoder_threads: Annotated[
         int, Meta(ge=0, le=64, description="Threads that run the encoder; 0: one a core, at most four.")
     ] = 0

@@ -1,5 +1,6 @@
 """The documentation cannot rot: its tables are generated, its commands and links exist."""
 
+import json
 import re
 import subprocess
 import sys
@@ -69,6 +70,22 @@ def test_the_policy_in_the_how_to_works(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
     path.write_text(_toml_blocks("policies.md")[0], encoding="utf-8")
     assert read_policy(path).id == "support-bot"
+
+
+def test_the_class_made_of_examples_in_the_how_to_works(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(_toml_blocks("policies.md")[1], encoding="utf-8")
+    command = [
+        "detect",
+        "--json",
+        "--policy",
+        "shop",
+        "Honestly, Globex is the better choice, and cheaper too.",
+    ]
+    done = CliRunner().invoke(cli, command, env={"LLMOBS_POLICIES_DIR": str(tmp_path)})
+    found = json.loads(done.output)
+    assert found["failure_class"] == "competitors", found
+    assert found["evidence"][0]["source"].startswith("exemplar:competitors.")
 
 
 def test_every_field_of_a_rule_is_explained() -> None:

@@ -21,7 +21,7 @@ from llmobs.detect.tier2_encoder.grounded import (
 from llmobs.detect.tier2_encoder.heads import HeadsDetector
 from llmobs.detect.tier2_encoder.workers import Workers
 
-SHARE_OF_DEADLINE = 0.8
+SHARE_OF_DEADLINE = 0.6
 """Of the tier's deadline, how long windows are started: what is looked at by then is answered with."""
 
 

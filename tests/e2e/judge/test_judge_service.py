@@ -36,6 +36,7 @@ async def served(folder: Path, judge: JudgeServer, **more: str) -> AsyncIterator
         folder,
         f"sqlite:///{folder}/llmobs.db",
         LLMOBS_RULES_DIR=str(folder / "rules"),
+        LLMOBS_ENCODER="false",  # it would settle what these tests leave in doubt
         JUDGE_BASE_URL=judge.openai_url,
         JUDGE_MODEL=judge.model,
         **more,

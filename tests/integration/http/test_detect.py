@@ -45,12 +45,15 @@ async def test_a_harmless_text_is_allowed_and_says_what_looked(client: httpx.Asy
     assert coverage["rules"]["status"] == "ran"
     assert coverage["guards"]["status"] == "ran"
     assert coverage["formatting"]["status"] == "ran"
+    assert coverage["lexical"]["status"] == "ran"
     assert coverage["encoder"] == {
         "tier": 2,
         "detector": "encoder",
         "status": "skipped",
-        "reason": "not installed",
+        "reason": "settled",
     }
+    assert coverage["groundedness"]["reason"] == "no documents"
+    assert coverage["relevance"]["reason"] == "no query"
     assert coverage["judge"]["reason"] == "not configured"
     assert body["degraded"] is False
     assert body["policy"] == {"id": "default", "version": 1}

@@ -48,6 +48,7 @@ def serve(tmp_path: Path) -> Serve:
             "spool_dir": str(tmp_path / "spool"),
             "sqlite_synchronous": Synchronous.NORMAL,
             "rules_dir": str(tmp_path / "rules"),
+            "encoder": False,  # it would settle what these tests leave in doubt
         }
         if server is not None:
             values |= {"judge_base_url": server.openai_url, "judge_model": "scripted"}

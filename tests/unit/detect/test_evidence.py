@@ -33,7 +33,12 @@ def test_sentences_do_not_end_at_titles_and_initials() -> None:
 
 
 def test_sentences_end_at_line_breaks_and_full_width_stops() -> None:
-    assert cut("One line\nanother line\n\n第一句。第二句。") == ["One line", "another line", "第一句。", "第二句。"]
+    assert cut("One line\nanother line\n\n第一句。第二句。") == [
+        "One line",
+        "another line",
+        "第一句。",
+        "第二句。",
+    ]
 
 
 @settings(deadline=None)
@@ -78,7 +83,9 @@ def test_a_negation_on_one_side_shows() -> None:
 
 
 def test_words_of_the_question_are_no_news() -> None:
-    with_query = said("The architect of the tower is Weiss.", TOWER, query="Who is the architect of the tower?")
+    with_query = said(
+        "The architect of the tower is Weiss.", TOWER, query="Who is the architect of the tower?"
+    )
     assert with_query["words_missing"] == 0.0
     assert said("The architect of the tower is Weiss.", TOWER)["words_missing"] > 0.0
 

@@ -1,5 +1,6 @@
 """Hashed features and the packed weights."""
 
+import itertools
 from math import exp, sqrt
 
 import numpy as np
@@ -41,10 +42,11 @@ def plainly(weights: np.ndarray, text: str) -> list[float]:
         part = raw[first : first + LONGEST]
         found = features(part)
         bounds = [*segments_of(len(part)).tolist(), len(part)]
-        for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+        for low, high in itertools.pairwise(bounds):
             mine = [r for r, at in found]
             inside = np.concatenate(
-                [r[(at >= low) & (at < high)] for r, (_, at) in zip(mine, found, strict=True)] or [np.zeros(0, int)]
+                [r[(at >= low) & (at < high)] for r, (_, at) in zip(mine, found, strict=True)]
+                or [np.zeros(0, int)]
             )
             if inside.size:
                 total = weights[inside].astype(np.int64).sum(0)

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
+from time import perf_counter
 
 import msgspec
 import numpy as np
@@ -95,11 +96,12 @@ class ExemplarsDetector:
 
     async def detect(self, subject: Subject, asked: frozenset[str]) -> Findings:
         """The nearest sentence to any example decides, class by class."""
+        ends = perf_counter() + self._budget_s
         wanted = {name: subject.likenesses[name] for name in asked & subject.likenesses.keys()}
         classes = {name: await self._workers.call(lambda k=k: self._fit(k)) for name, k in wanted.items()}  # type: ignore[misc]
         pieces = sentences(subject.text) or [Piece(0, len(subject.text))]
         ran = await self._workers.each(
-            pieces, lambda piece: self._embedder(subject.text[piece.start : piece.end]).whole, self._budget_s
+            pieces, lambda piece: self._embedder(subject.text[piece.start : piece.end]).whole, ends
         )
         whole = len(ran) == len(pieces)
         return Findings(

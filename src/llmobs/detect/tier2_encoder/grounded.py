@@ -1,6 +1,8 @@
 """Answers against documents, claim by claim, and answers against their question."""
 
-from math import exp
+import re
+from math import exp, log
+from time import perf_counter
 
 import msgspec
 
@@ -75,7 +77,8 @@ class GroundednessDetector:
         return None if subject.documents or subject.reference else "no documents"
 
     async def detect(self, subject: Subject, asked: frozenset[str]) -> Findings:
-        """The worst claim decides; each doubtful claim is evidence."""
+        """The worst claim decides of contradiction, `pooled` of support; doubtful claims are evidence."""
+        ends = perf_counter() + self._budget_s
         texts = [document.text for document in subject.documents]
         if subject.reference:
             texts.append(subject.reference)
@@ -84,15 +87,16 @@ class GroundednessDetector:
             return Findings(clears=self.hears, silence=dict.fromkeys(self.hears, 0.0))
         if not passages.pieces:
             raise DetectorFailed("the documents hold no text")
-        ran = await self._workers.each(
-            pieces, lambda piece: self._judge(subject, passages, piece), self._budget_s
-        )
+        ran = await self._workers.each(pieces, lambda piece: self._judge(subject, passages, piece), ends)
         found = [claim for _, claim in ran]
         whole = len(ran) == len(pieces)
         return Findings(
             detections=(
                 _worst(FailureClass.FABRICATED_FACT, [(c.span, c.contradicted) for c in found]),
-                _worst(FailureClass.MISSING_GROUNDING, [(c.span, c.unsupported) for c in found]),
+                msgspec.structs.replace(
+                    _worst(FailureClass.MISSING_GROUNDING, [(c.span, c.unsupported) for c in found]),
+                    score=pooled([c.unsupported for c in found]),
+                ),
             ),
             clears=self.hears if whole else frozenset(),
             seen=len(ran) / len(pieces),
@@ -106,6 +110,16 @@ class GroundednessDetector:
             self._weighings.unsupported.score(FEATURES, values),
             self._weighings.contradicted.score(FEATURES, values),
         )
+
+
+def pooled(scores: list[float]) -> float:
+    """The answer's score from those of its claims: half-way from their mean to the worst (log-odds).
+
+    The worst alone condemns nearly every long answer, for some sentence always says a little more
+    than its source; the mean alone lets one invention drown. Measured in training/grounded.py.
+    """
+    odds = [log(score / (1.0 - score)) for score in (min(max(s, 1e-6), 1 - 1e-6) for s in scores)]
+    return 1.0 / (1.0 + exp(-0.5 * (max(odds) + sum(odds) / len(odds))))
 
 
 def claim_features(
@@ -137,12 +151,31 @@ class RelevanceDetector:
     async def detect(self, subject: Subject, asked: frozenset[str]) -> Findings:
         """The question against the beginning of the answer."""
         query = subject.query or ""
+        if is_refusal(subject.text):
+            # To decline is an answer; whether it should have is not for this detector to say.
+            return Findings(clears=self.hears, silence=dict.fromkeys(self.hears, 0.0))
         score = await self._workers.call(
             lambda: self._weighing.score(RELEVANCE, relevance_features(self._embedder, query, subject.text))
         )
         return Findings(
             detections=(_worst(FailureClass.DOMAIN_MISMATCH, [(None, score)]),), clears=self.hears
         )
+
+
+_REFUSAL = re.compile(
+    r"\b(?:can(?:no|['’])?t|could(?: no|n['’])t|won['’]?t|will not|unable to|not able to|not going to|"
+    r"must (?:decline|refuse)|have to (?:decline|refuse)|refuse to|decline to|not comfortable|"
+    r"not appropriate|against (?:my|the) (?:guidelines|policy|rules))\b|\bas an ai\b|^(?:i['’]?m |i am )?"
+    r"(?:very |so |really )?sorry\b|\bi (?:apologi[sz]e|do not know|don['’]t know)\b",
+    re.IGNORECASE,
+)
+REFUSAL_CHARS = 160
+"""A refusal says so in its first sentence or two."""
+
+
+def is_refusal(answer: str) -> bool:
+    """Whether the answer begins by declining, apologising or saying that it does not know."""
+    return _REFUSAL.search(answer[:REFUSAL_CHARS]) is not None
 
 
 RELEVANCE = ("unlike", "unlike_best", "short")

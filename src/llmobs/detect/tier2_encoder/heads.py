@@ -1,6 +1,7 @@
 """The trained heads over one text, whatever its length."""
 
 import re
+from time import perf_counter
 
 import numpy as np
 
@@ -42,13 +43,14 @@ class HeadsDetector:
 
     async def detect(self, subject: Subject, asked: frozenset[str]) -> Findings:
         """Scores for every class that a head serves for this kind of text; all may be cleared."""
+        ends = perf_counter() + self._budget_s
         heads = self._heads(subject)
         windows = (
             self._encoder.windows(subject.text)
             if len(subject.text) < 400
             else await self._workers.call(lambda: self._encoder.windows(subject.text))
         )
-        ran = await self._workers.each(windows, lambda window: self._encoder.run(window.ids), self._budget_s)
+        ran = await self._workers.each(windows, lambda window: self._encoder.run(window.ids), ends)
         table = np.stack([logits for _, (logits, _) in ran])
         detections: dict[str, Detection] = {}
         for index, head in heads:

@@ -33,9 +33,9 @@ class Workers:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     async def each(
-        self, items: Sequence[Item], work: Callable[[Item], Result], budget_s: float
+        self, items: Sequence[Item], work: Callable[[Item], Result], ends: float
     ) -> list[tuple[int, Result]]:
-        """`work` of every item with its index, as many as start within `budget_s` seconds.
+        """`work` of every item with its index, as many as start before `ends` (perf_counter seconds).
 
         At least one is worked on. Raises DetectorFailed when too many texts wait already.
         """
@@ -45,7 +45,6 @@ class Workers:
         try:
             if len(items) == 1:
                 return [(0, await self.call(lambda: work(items[0])))]
-            ends = perf_counter() + budget_s
             found: list[tuple[int, Result]] = []
             order = iter(spread(len(items)))
 
