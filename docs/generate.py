@@ -83,7 +83,60 @@ def evaluation() -> Iterator[str]:
         )
 
 
-PAGES = {"evaluation.md": evaluation, "settings.md": settings, "metrics.md": metrics, "errors.md": errors}
+def learned() -> Iterator[str]:
+    """Before (rules alone, all rows) and after (the first 400 rows of a file), as `llmobs eval` said."""
+    results = HERE.parent / "bench/results"
+    before, default, thorough = (
+        {
+            line.file: line
+            for line in msgspec.json.decode((results / name).read_bytes(), type=list[FileFigures])
+        }
+        for name in ("eval-tier1.json", "eval-default.json", "eval-thorough.json")
+    )
+    yield (
+        "| file | recall %: rules | default | thorough | FPR %: rules | default [95 %] | thorough "
+        "| AUC: rules | default | thorough | ends in tier 1 |"
+    )
+    yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+
+    def share(interval: Interval | None, *, bounds: bool = False) -> str:
+        if interval is None:
+            return ""
+        told = f"{100 * interval.share:.1f}"
+        return told + (f" [{100 * interval.low:.1f}-{100 * interval.high:.1f}]" if bounds else "")
+
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{value:.3f}"
+
+    for name, line in default.items():
+        old, all_of_it = before[name], thorough[name]
+        yield (
+            f"| {name.removesuffix('.jsonl.gz')} | {share(old.recall)} | {share(line.recall, bounds=True)} "
+            f"| {share(all_of_it.recall)} | {share(old.fpr)} | {share(line.fpr, bounds=True)} "
+            f"| {share(all_of_it.fpr)} | {number(old.auc)} | {number(line.auc)} | {number(all_of_it.auc)} "
+            f"| {100 * line.tiers['1'] / line.rows:.0f} % |"
+        )
+    for title, found in (("rules", before), ("default", default), ("thorough", thorough)):
+        benign = [line for line in found.values() if line.task == "benign"]
+        rows = sum(line.rows for line in benign)
+        flagged, blocked = (
+            sum((getattr(line, what).share if getattr(line, what) else 0.0) * line.rows for line in benign)
+            for what in ("flagged", "blocked")
+        )
+        ends = sum(line.tiers["1"] for line in benign)
+        yield (
+            f"| all benign files, {title} | | | | {100 * flagged / rows:.2f}, blocked {100 * blocked / rows:.2f} "
+            f"| | | | | | {100 * ends / rows:.0f} % |"
+        )
+
+
+PAGES = {
+    "model-card.md": learned,
+    "evaluation.md": evaluation,
+    "settings.md": settings,
+    "metrics.md": metrics,
+    "errors.md": errors,
+}
 
 
 def rendered(page: str) -> str:
