@@ -69,7 +69,7 @@ async def answered(judge: InstalledJudge) -> tuple[str, Findings]:
         try:
             return text, await judge.detector.detect(subject(text), CLASS)
         except DetectorFailed as error:
-            if "cut off" not in str(error):
+            if not any(reason in str(error) for reason in ("cut off", "did not hold the form")):
                 raise
     raise AssertionError("five texts, and the model rambled on about each")
 
