@@ -181,7 +181,7 @@ async def test_the_next_provider_takes_over_in_order() -> None:
     async with JudgeServer() as first, JudgeServer() as second, JudgeServer() as third:
         first.fault = Fault.SERVER_ERROR
         second.fault = Fault.HANGING
-        settings = together([first, second, third], judge_call_timeout_ms=300)
+        settings = together([first, second, third], judge_call_timeout_ms=2000, tier3_timeout_ms=20_000)
         async with judging(settings, heard) as judge:
             findings = await judge.detector.detect(subject(TEXT), TOXIC)
     assert findings.usage is not None
