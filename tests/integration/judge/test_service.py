@@ -188,7 +188,17 @@ async def test_a_judge_that_hangs_is_left_at_the_deadline(serve: Serve) -> None:
 
 async def test_the_outage_of_the_database_does_not_stop_the_judge(serve: Serve, tmp_path: Path) -> None:
     async with JudgeServer() as server, serve(server, store_on_failure="answer") as client:
-        (tmp_path / "llmobs.db").rename(tmp_path / "away.db")
-        (tmp_path / "llmobs.db").mkdir()
+        _turn_into_a_folder(tmp_path / "llmobs.db")
         body = await _detect(client, OPEN_AND_BAD)
         assert body["method"] == "judge"
+
+
+def _turn_into_a_folder(database: Path) -> None:
+    """A connection that opens at this moment makes the file anew, so this may take more than one try."""
+    while True:
+        database.unlink(missing_ok=True)
+        try:
+            database.mkdir()
+        except FileExistsError:
+            continue
+        return
