@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -154,10 +154,19 @@ class Background:
 
 
 async def _every(seconds: float, call: Callable[[], Awaitable[None]]) -> None:
-    """Call again and again; a database that is away for a while is told and waited out."""
+    """Call again and again; a database that is away for a while is told and waited out.
+
+    When cancelled, the call that is under way is let finish (the store bounds its time): cut in
+    its midst, a SQLite connection would still be at work in its thread when the loop closes.
+    """
     while True:
+        under_way = asyncio.ensure_future(call())
         try:
-            await call()
+            await asyncio.shield(under_way)
+        except asyncio.CancelledError:
+            with suppress(StoreUnavailable):
+                await under_way
+            raise
         except StoreUnavailable as error:
             log.warning("background work put off", work=call.__name__, reason=str(error))
         await asyncio.sleep(seconds)
