@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 from .bert import Encoder, load_base
 from .folds import FOLDS
 from .heads import Heads
-from .singles import FOLDERS, HEADS, SEED, Row, compose, read
+from .singles import HEADS, SEED, Row, capped, compose
 
 WINDOW = 126  # word pieces of one window; with [CLS] and [SEP] 128
 STRIDE = 96
@@ -149,10 +149,11 @@ def main() -> None:
     ask.add_argument("--share", type=float, default=1.0, help="share of the rows in each epoch")
     ask.add_argument("--rate", type=float, default=6e-5)
     ask.add_argument("--eval-rows", type=int, default=400)
+    ask.add_argument("--threads", type=int, default=2)
     said = ask.parse_args()
     said.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
-    torch.set_num_threads(2)
+    torch.set_num_threads(said.threads)
     left = FOLDS[said.fold] if said.fold is not None else frozenset[str]()
     rows = [
         row
@@ -224,35 +225,29 @@ def main() -> None:
     torch.save(model.state_dict(), said.out / "model.pt")
     saved.unlink(missing_ok=True)
     if left:
+        model.eval()
         judge(model, tool, said.data, left, said.out / "scores.jsonl", said.eval_rows)
 
 
 def judge(model: Heads, tool: Tokenizer, data: Path, left: frozenset[str], out: Path, limit: int) -> None:
-    """Write the scores of the left-out sources, at most `limit` rows of a source."""
-    chance = random.Random(SEED)
+    """Write the scores of rows that were not learnt from, at most `limit` rows of a source.
+
+    Left-out sources whole; of the others what lies beyond their caps, harmless traffic excepted,
+    for thresholds must rest on sources that are strangers.
+    """
     with out.open("w", encoding="utf-8") as lines:
-        for folder in (*FOLDERS, "benign", "pii", "secret"):
-            for path in sorted((data / folder).glob("*.jsonl.gz")):
-                source = path.name.removesuffix(".jsonl.gz")
-                if source not in left:
-                    continue
-                rows = list(read(path))
-                chance.shuffle(rows)
-                # The rows that training would have seen come last: those that the cap dropped are
-                # as unseen as the others here, so any will do.
-                rows = rows[:limit]
-                logits = score(model, tool, [str(row["text"]) for row in rows])
-                for row, values in zip(rows, logits, strict=True):
-                    lines.write(
-                        json.dumps(
-                            {
-                                "id": row["id"], "task": folder, "source": source,
-                                "label": row["label"], "role": row["role"],
-                                "logits": [round(float(v), 3) for v in values],
-                            }
-                        )
-                        + "\n"
-                    )  # fmt: skip
+        for folder, source, kept, beyond in capped(data):
+            if folder == "benign" and source not in left:
+                continue
+            rows = ([*kept, *beyond] if source in left else beyond)[:limit]
+            logits = score(model, tool, [str(row["text"]) for row in rows])
+            for row, values in zip(rows, logits, strict=True):
+                told = {
+                    "id": row["id"], "task": folder, "source": source, "left_out": source in left,
+                    "label": row["label"], "role": row["role"],
+                    "logits": [round(float(v), 3) for v in values],
+                }  # fmt: skip
+                lines.write(json.dumps(told) + "\n")
 
 
 if __name__ == "__main__":

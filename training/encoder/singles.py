@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import framed
+
 HEADS = (
     "prompt_injection",
     "dangerous_request",
@@ -99,6 +101,7 @@ CAPS = {
     "xquad_passages": 350,
     "docs_prose": 800,
     "sgd_tool_json": 250,
+    "surge_toxicity": 600,
 }
 SKIPPED = {"bbq", "giskard"}  # bbq needs its context; giskard repeats other sources
 WEIGHTS = {"crows_pairs": 0.4, "gptfuzz_responses": 0.7, "promptwl": 0.5, "cyberseceval_pi": 0.6}
@@ -106,19 +109,23 @@ WEIGHTS = {"crows_pairs": 0.4, "gptfuzz_responses": 0.7, "promptwl": 0.5, "cyber
 TASKS = {"overconfidence", "hedging_excessive", "tone_issue", "missing_grounding"}
 
 
-def public(data: Path) -> list[Row]:
-    """Rows of the public files, capped by source."""
+def capped(data: Path) -> Iterator[tuple[str, str, list[dict[str, object]], list[dict[str, object]]]]:
+    """Folder, source, the rows that are learnt from, and the rows of the source beyond its cap."""
     chance = random.Random(SEED)
-    rows: list[Row] = []
     for folder in (*FOLDERS, "benign", "pii", "secret"):
         for path in sorted((data / folder).glob("*.jsonl.gz")):
             source = path.name.removesuffix(".jsonl.gz")
             if source in SKIPPED:
                 continue
-            found = [_public_row(folder, source, row) for row in read(path)]
+            found = list(read(path))
             chance.shuffle(found)
-            rows.extend(found[: CAPS.get(source, 1200)])
-    return rows
+            cap = CAPS.get(source, 1200)
+            yield folder, source, found[:cap], found[cap:]
+
+
+def public(data: Path) -> list[Row]:
+    """Rows of the public files, capped by source."""
+    return [_public_row(folder, source, row) for folder, source, kept, _ in capped(data) for row in kept]
 
 
 def _public_row(folder: str, source: str, row: dict[str, object]) -> Row:
@@ -428,6 +435,53 @@ def noised(rows: list[Row], share: float) -> list[Row]:
     return made
 
 
+def in_frames(rows: list[Row], count: int) -> list[Row]:
+    """Harmful and harmless asks in the same frames and roles, refusals and outlines of compliance.
+
+    A harmful ask within a harmless role says nothing about injection, nor does a role without
+    rules about the ask in it.
+    """
+    chance = random.Random(SEED + 5)
+    harmful = [
+        row for row in rows if row.source == "advbench" and 20 < len(row.text) < 160 and "?" not in row.text
+    ]
+    calm = [
+        row
+        for row in rows
+        if row.source in ("self_instruct_user", "mt_bench")
+        and 20 < len(row.text) < 160
+        and "?" not in row.text
+        and "\n" not in row.text
+    ]
+    if not harmful or not calm:
+        return []
+    made: list[Row] = []
+    request = only(
+        "dangerous_request", 1.0, "prompt_injection", "dangerous_answer", "toxicity", "bias", *UNSAID
+    )
+    broken = {**without("dangerous_request", "toxicity", "bias", *UNSAID), "prompt_injection": 1.0}
+    answer = only(
+        "dangerous_answer", 1.0, "prompt_injection", "dangerous_request", "toxicity", "bias", *UNSAID
+    )
+    no = without("dangerous_request", *UNSAID)
+    for _ in range(count):
+        bad, good = chance.choice(harmful), chance.choice(calm)
+        made.append(Row(framed.framed(bad.text, chance), request, "made_framed", 0.8, group=bad.source))
+        made.append(
+            Row(framed.framed(good.text, chance), dict(BENIGN), "made_framed_calm", group=good.source)
+        )
+        errand = chance.choice((None, bad, good))
+        text = framed.persona(chance, True, errand.text if errand else None)
+        made.append(Row(text, broken, "made_persona", 0.8, group=errand.source if errand else ""))
+        errand = chance.choice((None, good))
+        text = framed.persona(chance, False, errand.text if errand else None)
+        made.append(Row(text, dict(BENIGN), "made_persona_calm", group=errand.source if errand else ""))
+        bad = chance.choice(harmful)
+        made.append(Row(framed.refused(bad.text, chance), no, "made_refused", group=bad.source))
+        made.append(Row(framed.agreed(bad.text, chance), answer, "made_agreed", 0.5, group=bad.source))
+    return made
+
+
 def compose(data: Path, own: Path) -> list[Row]:
     """All rows, the made ones included, in a fixed order."""
     rows = public(data)
@@ -438,6 +492,7 @@ def compose(data: Path, own: Path) -> list[Row]:
     rows += planted(rows, orders, calm, 3600)
     rows += quoted_hate(rows, 500)
     rows += noised(rows, 0.08)
+    rows += in_frames(rows, 600)
     return rows
 
 
