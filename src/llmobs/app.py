@@ -15,10 +15,12 @@ from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 
 from llmobs.book import Book
+from llmobs.canary import JUDGE_TIER, Canaries
 from llmobs.detect.learned import load_learned
 from llmobs.detect.pipeline import Pipeline, Tier
-from llmobs.detect.tier1_patterns.book import RuleBook, rule_book
+from llmobs.detect.tier1_patterns.book import RuleBook, own_rules, rule_book
 from llmobs.detect.tier1_patterns.detector import FormattingDetector, GuardsDetector, RulesDetector
+from llmobs.detect.tier3_judge.breaker import State as BreakerState
 from llmobs.detect.tier3_judge.setup import InstalledJudge, installed_judge
 from llmobs.domain.decision import doubtful_classes
 from llmobs.domain.subject import Span
@@ -39,7 +41,7 @@ from llmobs.telemetry.logs import configure_logs
 
 log = structlog.get_logger("llmobs.app")
 
-PROBE_SECONDS = 30.0
+PROBE_SECONDS = 15.0
 """How often the judge's providers are looked at, for what `/health/ready` says of them."""
 
 
@@ -95,9 +97,11 @@ class Background:
         store: Store,
         books: tuple[Book[Any], ...],
         judge: InstalledJudge | None = None,
+        canaries: Canaries | None = None,
     ) -> None:
         self._settings = settings
         self._judge = judge
+        self._canaries = canaries
         self._store = store
         self._books = books
         self._wanted = asyncio.Event()
@@ -115,6 +119,14 @@ class Background:
                 group.create_task(self._probes(self._judge))
             if self._settings.judge_cache_seconds:
                 group.create_task(_every(3600.0, self._expire))
+            if self._canaries is not None:
+                if settings.canary_seconds:
+                    group.create_task(_every(settings.canary_seconds, self._canaries.round))
+                if settings.canary_judge_seconds and self._judge is not None:
+                    # Each process gets its share of what may be spent.
+                    group.create_task(
+                        _ask_judge(self._canaries, settings.canary_judge_seconds * settings.api_workers)
+                    )
             if settings.retention_days:
                 group.create_task(_every(3600.0, self._sweep))
             if settings.snapshot_seconds:
@@ -151,6 +163,13 @@ class Background:
         counts = await self._store.counts()
         traffic = judge_traffic(counts)
         await self._store.snapshot(counts, is_healthy=traffic.is_healthy, message=traffic.message)
+
+
+async def _ask_judge(canaries: Canaries, seconds: float) -> None:
+    """Not at once: a fleet that starts together would ask together."""
+    while True:
+        await asyncio.sleep(seconds)
+        await canaries.ask_judge()
 
 
 async def _every(seconds: float, call: Callable[[], Awaitable[None]]) -> None:
@@ -192,10 +211,17 @@ def create_app(settings: Settings | None = None) -> Edge:
     if judge is not None:
         chain = judge.judge.chain
         listening.watch((seat.provider.name for seat in chain.seats), lambda: chain.in_flight)
+    pipeline = build_pipeline(
+        settings, rules, judge=judge, by_example=lambda: classes_by_example(policies.current)
+    )
+    canaries = Canaries(
+        pipeline,
+        lambda: policies.current[settings.default_policy],
+        excluded_rules=settings.excluded_rules,
+        judge=None if judge is None else judge.fresh,
+    )
     screen = Screen(
-        pipeline=build_pipeline(
-            settings, rules, judge=judge, by_example=lambda: classes_by_example(policies.current)
-        ),
+        pipeline=pipeline,
         policies=policies,
         journal=store,
         observer=telemetry,
@@ -205,9 +231,15 @@ def create_app(settings: Settings | None = None) -> Edge:
     )
     telemetry.gauges["journal_pending"] = lambda: [((), store.pending)]
     telemetry.gauges["spool_size"] = lambda: [((), store.spooled_bytes)]
+    telemetry.gauges["journal_capacity"] = lambda: [((), settings.journal_max_pending)]
+    telemetry.gauges["spool_capacity"] = lambda: [((), settings.spool_max_bytes)]
     telemetry.gauges["configuration_refused"] = lambda: [
         ((book.name,), 1.0 if book.refused else 0.0) for book in books
     ]
+    telemetry.gauges["rules_loaded"] = lambda: _rules_loaded(rules)
+    telemetry.gauges["detection_tier_ready"] = lambda: _tiers_ready(settings, rules, judge)
+    telemetry.gauges["llmobs_canary_success"] = canaries.successes
+    telemetry.gauges["llmobs_canary_age"] = lambda: _ages(settings, canaries)
 
     async def checks() -> tuple[Check, ...]:
         return (
@@ -215,11 +247,12 @@ def create_app(settings: Settings | None = None) -> Edge:
             Check(name="policies", ok=True, detail=", ".join(sorted(policies.current))),
             *await _store_checks(store),
             _judge_check(judge, required=settings.judge_required),
+            _canary_check(canaries, settings),
         )
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        background = Background(settings, store, books, judge)
+        background = Background(settings, store, books, judge, canaries)
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(signal.SIGHUP, background.reload_now)
@@ -295,6 +328,52 @@ def _judge_check(installed: InstalledJudge | None, *, required: bool) -> Check:
     found = installed.judge.statuses
     told = "; ".join(f"{status.name}: {status.detail}" for status in found)
     return Check(name="judge", ok=any(status.ok for status in found), detail=told, required=required)
+
+
+def _canary_check(canaries: Canaries, settings: Settings) -> Check:
+    """Whether tiers 1 and 2 tell known samples rightly."""
+    failing = canaries.failing()
+    if failing:
+        told = ", ".join("/".join(key) for key in failing[:5])
+        detail = f"{len(failing)} of {canaries.sent} fail: {told}"
+    elif canaries.sent:
+        detail = f"{canaries.sent} told rightly"
+    else:
+        detail = "not sent yet" if settings.canary_seconds else "switched off"
+    return Check(
+        name="canaries",
+        ok=not failing and (bool(canaries.sent) or not settings.canary_seconds),
+        detail=detail,
+        required=settings.canary_required,
+    )
+
+
+def _rules_loaded(rules: RuleBook) -> list[tuple[tuple[str], float]]:
+    own = own_rules(rules.current)
+    return [(("builtin",), len(rules.current.rules) - own), (("own",), own)]
+
+
+def _tiers_ready(
+    settings: Settings, rules: RuleBook, judge: InstalledJudge | None
+) -> list[tuple[tuple[str], float]]:
+    """What can be told at a glance, in every scrape; canaries tell the rest, at their own pace."""
+    ready = {"1": bool(rules.current.rules) and not rules.bereft}
+    if settings.encoder:
+        ready["2"] = not load_learned(settings.heads_path, workers=settings.encoder_threads).disturbed()
+    if judge is not None:
+        ready["3"] = _judge_check(judge, required=True).ok and any(
+            seat.breaker.state is not BreakerState.OPEN for seat in judge.judge.chain.seats
+        )
+    return [((tier,), 1.0 if fine else 0.0) for tier, fine in ready.items()]
+
+
+def _ages(settings: Settings, canaries: Canaries) -> list[tuple[tuple[str], float]]:
+    """Only of tiers whose canaries are sent."""
+    return [
+        (labels, age)
+        for labels, age in canaries.ages()
+        if (settings.canary_judge_seconds if labels == (str(JUDGE_TIER),) else settings.canary_seconds)
+    ]
 
 
 def _tell(task: asyncio.Task[None]) -> None:

@@ -30,6 +30,11 @@ class Book(Generic[T]):
         self.refused: str | None = None
         """Why the latest change was not taken over; None when the folder is in force."""
 
+    @property
+    def bereft(self) -> bool:
+        """Whether a folder is configured and holds nothing, looked at now."""
+        return self._folder is not None and not fingerprint(self._folder)
+
     def changed(self) -> bool:
         """Whether the folder differs from what was last read."""
         return fingerprint(self._folder) != self._seen

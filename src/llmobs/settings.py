@@ -157,6 +157,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tier3_timeout_ms: Annotated[float, Meta(gt=0, description="Deadline of tier 3 for one request.")] = (
         10_000.0
     )
+    canary_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="How often known samples are sent through tiers 1 and 2 of each process; 0: never.",
+        ),
+    ] = 60.0
+    canary_judge_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="How often one known sample is sent to the judge, all processes of this service "
+            "together: each is a paid call; 0: never.",
+        ),
+    ] = 300.0
+    canary_required: Annotated[
+        bool, Meta(description="Whether `/health/ready` fails while a canary of tier 1 or 2 fails.")
+    ] = False
 
     groq_api_key: Annotated[str, Meta(description="Key of Groq. Empty: Groq is not asked.")] = ""
     groq_model: Annotated[str, Meta(description="Model at Groq.")] = "openai/gpt-oss-20b"

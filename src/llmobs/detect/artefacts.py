@@ -38,6 +38,7 @@ class Artefacts:
         except OSError as error:
             raise ArtefactBroken(f"{folder.name}/manifest.json: {error.strerror}") from error
         self._files = self.told(Files)
+        self._sizes: dict[str, int] = {"manifest.json": len(self._manifest)}
         if self._files.format != FORMAT:
             raise ArtefactBroken(
                 f"{folder.name}/manifest.json: format {self._files.format}, this release reads {FORMAT}"
@@ -64,7 +65,22 @@ class Artefacts:
             raise ArtefactBroken(
                 f"{self.folder.name}/{name}: SHA-256 {found[:12]}, the manifest says {wanted[:12]}"
             )
+        self._sizes[name] = len(content)
         return content
+
+    def disturbed(self) -> tuple[str, ...]:
+        """The files read that are gone from the disk or have another size by now.
+
+        What serves is in memory; what is told here is that the next start would fail.
+        """
+        return tuple(name for name, size in self._sizes.items() if _size(self.folder / name) != size)
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 @cache

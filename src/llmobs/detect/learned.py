@@ -33,6 +33,12 @@ class Learned(msgspec.Struct, frozen=True):
     embedder: Embedder
     grounded: GroundedManifest
     workers: Workers
+    artefacts: tuple[Artefacts, ...]
+    """Where all of it was read from."""
+
+    def disturbed(self) -> tuple[str, ...]:
+        """The trained files that are gone or changed since they were read, by folder and name."""
+        return tuple(f"{kept.folder.name}/{name}" for kept in self.artefacts for name in kept.disturbed())
 
     def tier2(
         self, deadline_s: float, classes_by_example: Callable[[], frozenset[str]]
@@ -59,13 +65,15 @@ def load_learned(folder: Path | None = None, *, workers: int = 0) -> Learned:
     def artefacts(name: str) -> Artefacts:
         return Artefacts(shipped(name) if folder is None else folder / name)
 
-    encoder, embedder = Encoder(artefacts("singles")), Embedder(artefacts("base"))
+    singles, base, lexical = artefacts("singles"), artefacts("base"), artefacts("lexical")
+    encoder, embedder = Encoder(singles), Embedder(base)
     encoder.try_probes()
     embedder.try_probes()
     return Learned(
-        lexical=load_lexical(artefacts("lexical")),
+        lexical=load_lexical(lexical),
         encoder=encoder,
         embedder=embedder,
-        grounded=load_grounded(artefacts("base")),
+        grounded=load_grounded(base),
         workers=Workers(threads(workers)),
+        artefacts=(singles, base, lexical),
     )

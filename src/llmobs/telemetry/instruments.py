@@ -199,6 +199,31 @@ METRICS = {
         Metric(
             "configuration_refused", "gauge", "", ("book",), "1 while a changed folder is refused, else 0."
         ),
+        Metric("journal_capacity", "gauge", "", (), "Verdicts that may wait for the database."),
+        Metric("spool_capacity", "gauge", "By", (), "Largest size of the spool."),
+        Metric("rules_loaded", "gauge", "", ("origin",), "Rules in force: builtin, and own of your folder."),
+        Metric(
+            "detection_tier_ready",
+            "gauge",
+            "",
+            ("tier",),
+            "1 while the tier has what it works with, looked at in each scrape: 1 its rules, 2 its trained "
+            "files, 3 a provider that answers. None for a tier that is switched off.",
+        ),
+        Metric(
+            "llmobs_canary_success",
+            "gauge",
+            "",
+            ("tier", "detector", "failure_class", "sample"),
+            "1 if the detector told the known sample (bad or good) rightly when it was last sent, else 0.",
+        ),
+        Metric(
+            "llmobs_canary_age",
+            "gauge",
+            "s",
+            ("tier",),
+            "Time since a known sample was last sent through the tier, or since the start.",
+        ),
     )
 }
 

@@ -40,6 +40,12 @@ def load_rules(folder: Path | None = None, excluded: Sequence[str] = ()) -> Rule
     return RuleSet(packs, read_measured(BUILTIN / "measured.toml"), excluded)
 
 
+def own_rules(rules: RuleSet) -> int:
+    """How many of the rules in force come from the operator's folder."""
+    builtin = {rule.id for pack in _builtin_packs() for rule in pack.rule}
+    return sum(compiled.rule.id not in builtin for compiled in rules.rules)
+
+
 @cache
 def _builtin_packs() -> tuple[Pack, ...]:
     """Read once: they do not change while we run, and the operator's folder may, often."""

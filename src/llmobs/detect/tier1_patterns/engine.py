@@ -161,7 +161,7 @@ class RuleSet:
             CompiledRule(pack, rule, rule.score if rule.score is not None else measured.rules.get(rule.id))
             for pack in packs
             for rule in pack.rule
-            if rule.status is not Status.RETIRED and not _excluded(rule.id, excluded)
+            if rule.status is not Status.RETIRED and not excluded_by(rule.id, excluded)
         )
         self.silence = dict(measured.silence)
         self.classes = frozenset(rule.failure_class for rule in self.rules)
@@ -220,7 +220,8 @@ class _RuleGroup:
         return list(found.values())
 
 
-def _excluded(rule_id: str, excluded: Sequence[str]) -> bool:
+def excluded_by(rule_id: str, excluded: Sequence[str]) -> bool:
+    """Whether the list names the rule, or a prefix of it with a trailing `*`."""
     return any(
         rule_id == entry or (entry.endswith("*") and rule_id.startswith(entry[:-1])) for entry in excluded
     )

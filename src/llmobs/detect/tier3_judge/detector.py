@@ -44,7 +44,10 @@ class JudgeDetector:
         deadline_s: float = 10.0,
         max_chars: int = 8000,
         find_sensitive: Callable[[str], Iterable[Span]] | None = None,
+        fresh: bool = False,
     ) -> None:
+        """`fresh`: past every memory of earlier answers, to see whether the model is still there."""
+        self._fresh = fresh
         self._judge = judge
         self._families = tuple(families)
         self._observer = observer
@@ -126,6 +129,7 @@ class JudgeDetector:
             context=context_materials(family, subject, self._max_chars),
             client=subject.client_id,
             until=monotonic() + self._deadline_s - min(MARGIN_S, self._deadline_s / 4),
+            fresh=self._fresh,
         )
 
     async def _put(self, question: Question) -> tuple[Judgement, bool] | str:

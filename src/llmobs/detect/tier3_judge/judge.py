@@ -45,6 +45,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     client: str | None = None
     until: float
     """Time of the monotonic clock after which no answer is of use."""
+    fresh: bool = False
+    """The model must be asked: no earlier answer will do, and this one is not kept."""
 
 
 class Unanswered(Exception):
@@ -113,7 +115,9 @@ class Judge:
     async def answer(self, question: Question) -> tuple[Judgement, bool]:
         """The judgement, and whether it was known already. Unanswered when there is none."""
         keys = [self._key(question, seat) for seat in self.chain.seats]
-        known = self._cache.in_memory(keys)
+        if question.fresh:
+            keys = [f"fresh {key}" for key in keys]
+        known = None if question.fresh else self._cache.in_memory(keys)
         if known is not None:
             self._observer.looked_up("memory")
             return known, True
@@ -140,11 +144,12 @@ class Judge:
         return hashlib.sha256(told).hexdigest()
 
     async def _fly(self, question: Question, keys: Sequence[str]) -> tuple[Judgement, bool]:
-        known = await self._cache.in_store(keys)
-        if known is not None:
-            self._observer.looked_up("database")
-            return known, True
-        self._observer.looked_up("miss")
+        if not question.fresh:
+            known = await self._cache.in_store(keys)
+            if known is not None:
+                self._observer.looked_up("database")
+                return known, True
+            self._observer.looked_up("miss")
         bill = _Bill()
         try:
             verdicts = await self._ballot(question, bill)
@@ -161,6 +166,8 @@ class Judge:
             output_tokens=bill.output_tokens,
             cost_usd=bill.cost_usd,
         )
+        if question.fresh:
+            return judgement, False
         by = next(
             (
                 key

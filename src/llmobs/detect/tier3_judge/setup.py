@@ -26,6 +26,8 @@ class InstalledJudge(msgspec.Struct, frozen=True, kw_only=True):
 
     judge: Judge
     detector: JudgeDetector
+    fresh: JudgeDetector
+    """The same judge, asked past its cache: for canaries."""
     calibration: Calibration
 
 
@@ -76,16 +78,25 @@ def installed_judge(
         vote_temperature=settings.judge_vote_temperature,
         drain_s=settings.judge_drain_seconds,
     )
-    detector = JudgeDetector(
-        judge,
-        families,
-        observer=observer,
+
+    def detector(*, fresh: bool) -> JudgeDetector:
+        return JudgeDetector(
+            judge,
+            families,
+            observer=observer,
+            calibration=calibration,
+            deadline_s=settings.tier3_timeout_ms / 1000,
+            max_chars=settings.judge_max_chars,
+            find_sensitive=find_sensitive if settings.judge_redact else None,
+            fresh=fresh,
+        )
+
+    return InstalledJudge(
+        judge=judge,
+        detector=detector(fresh=False),
+        fresh=detector(fresh=True),
         calibration=calibration,
-        deadline_s=settings.tier3_timeout_ms / 1000,
-        max_chars=settings.judge_max_chars,
-        find_sensitive=find_sensitive if settings.judge_redact else None,
     )
-    return InstalledJudge(judge=judge, detector=detector, calibration=calibration)
 
 
 def providers(settings: Settings) -> tuple[Provider, ...]:
