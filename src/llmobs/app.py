@@ -336,13 +336,13 @@ def _canary_check(canaries: Canaries, settings: Settings) -> Check:
     if failing:
         told = ", ".join("/".join(key) for key in failing[:5])
         detail = f"{len(failing)} of {canaries.sent} fail: {told}"
-    elif canaries.sent:
+    elif canaries.rounds:
         detail = f"{canaries.sent} told rightly"
     else:
         detail = "not sent yet" if settings.canary_seconds else "switched off"
     return Check(
         name="canaries",
-        ok=not failing and (bool(canaries.sent) or not settings.canary_seconds),
+        ok=not failing and (bool(canaries.rounds) or not settings.canary_seconds),
         detail=detail,
         required=settings.canary_required,
     )

@@ -135,6 +135,8 @@ class Canaries:
         self._started = monotonic()
         self._answered: dict[str, float] = {}
         self._turn = 0
+        self.rounds = 0
+        """How often every sample has been sent."""
 
     async def round(self) -> None:
         """Send every sample of every detector but the judge."""
@@ -145,6 +147,7 @@ class Canaries:
         # Classes that a policy no longer defines by examples have no canary any more.
         living = {bird.key for bird in birds} | {bird.key for bird in self._judges()}
         self._outcomes = {key: outcome for key, outcome in self._outcomes.items() if key in living}
+        self.rounds += 1
 
     async def ask_judge(self) -> None:
         """Send the next sample to the judge; when it answers again, all that it left unanswered as well."""
