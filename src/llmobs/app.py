@@ -121,7 +121,7 @@ class Background:
                 group.create_task(_every(3600.0, self._expire))
             if self._canaries is not None:
                 if settings.canary_seconds:
-                    group.create_task(_every(settings.canary_seconds, self._canaries.round))
+                    group.create_task(_rounds(self._canaries, settings.canary_seconds))
                 if settings.canary_judge_seconds and self._judge is not None:
                     # Each process gets its share of what may be spent.
                     group.create_task(
@@ -163,6 +163,12 @@ class Background:
         counts = await self._store.counts()
         traffic = judge_traffic(counts)
         await self._store.snapshot(counts, is_healthy=traffic.is_healthy, message=traffic.message)
+
+
+async def _rounds(canaries: Canaries, seconds: float) -> None:
+    while True:
+        await canaries.round()
+        await asyncio.sleep(seconds)
 
 
 async def _ask_judge(canaries: Canaries, seconds: float) -> None:
