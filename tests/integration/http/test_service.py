@@ -104,6 +104,7 @@ async def test_health_and_readiness_tell_the_truth(client: httpx.AsyncClient) ->
         "database",
         "migrations",
         "judge",
+        "canaries",
     }
     await _fill(client, 30)
     health = (await client.get("/health")).json()
