@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, cast
 
 import structlog
@@ -31,13 +32,15 @@ from llmobs.http.edge import Edge
 from llmobs.http.problems import EXCEPTION_HANDLERS
 from llmobs.http.schemas import Check
 from llmobs.http.services import Services
-from llmobs.policies import classes_by_example, policy_book
-from llmobs.screen import Screen
+from llmobs.policies import PolicyBook, classes_by_example, policy_book
+from llmobs.screen import Journal, Screen
 from llmobs.settings import Settings, load_settings
 from llmobs.store.store import Store
 from llmobs.telemetry.instruments import Telemetry
 from llmobs.telemetry.judging import JudgeTelemetry
 from llmobs.telemetry.logs import configure_logs
+from llmobs.telemetry.otlp import Tracing, metric_exporter_from, resource, tracing_from
+from llmobs.traced import TracedEdge, TracedJournal, TracedPipeline, TracedScreen
 
 log = structlog.get_logger("llmobs.app")
 
@@ -197,7 +200,7 @@ async def _every(seconds: float, call: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(seconds)
 
 
-def create_app(settings: Settings | None = None) -> Edge:
+def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
     """The ASGI application. `llmobs serve` calls it in every worker."""
     settings = settings or load_settings(os.environ)
     request_log = configure_logs(settings.log_level, settings.log_format)
@@ -206,13 +209,17 @@ def create_app(settings: Settings | None = None) -> Edge:
         settings.policies_path, default=settings.default_policy, strict_mode=settings.strict_mode
     )
     books: tuple[Book[Any], ...] = (rules, policies)
-    telemetry = Telemetry()
+    who = resource()
+    tracing = tracing_from(os.environ, who)
+    telemetry = Telemetry(
+        resource=who, pushed_by=metric_exporter_from(os.environ), exemplars=tracing is not None
+    )
     store = Store(settings, telemetry)
 
     def find_sensitive(text: str) -> Iterable[Span]:
         return rules.current.sensitive(text)  # not bound once: a reload replaces the rules
 
-    listening = JudgeTelemetry(telemetry)
+    listening = JudgeTelemetry(telemetry, None if tracing is None else tracing.tracer)
     judge = installed_judge(settings, observer=listening, store=store, find_sensitive=find_sensitive)
     if judge is not None:
         chain = judge.judge.chain
@@ -226,26 +233,17 @@ def create_app(settings: Settings | None = None) -> Edge:
         excluded_rules=settings.excluded_rules,
         judge=None if judge is None else judge.fresh,
     )
-    screen = Screen(
-        pipeline=pipeline,
+    make_screen, seen_pipeline, journal = _traced(tracing, pipeline, store)
+    screen = make_screen(
+        pipeline=seen_pipeline,
         policies=policies,
-        journal=store,
+        journal=journal,
         observer=telemetry,
         find_sensitive=find_sensitive,
         default_policy=settings.default_policy,
         store_text=settings.store_text,
     )
-    telemetry.gauges["journal_pending"] = lambda: [((), store.pending)]
-    telemetry.gauges["spool_size"] = lambda: [((), store.spooled_bytes)]
-    telemetry.gauges["journal_capacity"] = lambda: [((), settings.journal_max_pending)]
-    telemetry.gauges["spool_capacity"] = lambda: [((), settings.spool_max_bytes)]
-    telemetry.gauges["configuration_refused"] = lambda: [
-        ((book.name,), 1.0 if book.refused else 0.0) for book in books
-    ]
-    telemetry.gauges["rules_loaded"] = lambda: _rules_loaded(rules)
-    telemetry.gauges["detection_tier_ready"] = lambda: _tiers_ready(settings, rules, judge)
-    telemetry.gauges["llmobs_canary_success"] = canaries.successes
-    telemetry.gauges["llmobs_canary_age"] = lambda: _ages(settings, canaries)
+    _show(telemetry, settings, store, books=(rules, policies), judge=judge, canaries=canaries)
 
     async def checks() -> tuple[Check, ...]:
         return (
@@ -275,7 +273,10 @@ def create_app(settings: Settings | None = None) -> Edge:
             finally:
                 task.cancel()
                 await asyncio.wait([task])
-        telemetry.close()
+        # What waits to be exported may take the exporter's whole timeout.
+        await asyncio.to_thread(telemetry.close)
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
     services = Services(
         settings=settings,
@@ -311,7 +312,42 @@ def create_app(settings: Settings | None = None) -> Edge:
     )
     # With CORS the framework has a part in every answer.
     quick = {} if settings.cors else dict.fromkeys(detect.PATHS, detect.quick_detect(services))
-    return Edge(cast(Any, app), telemetry, request_log, quick)
+    edge = Edge(cast(Any, app), telemetry, request_log, quick)
+    return edge if tracing is None else TracedEdge(edge, tracing.tracer)
+
+
+def _show(
+    telemetry: Telemetry,
+    settings: Settings,
+    store: Store,
+    *,
+    books: tuple[RuleBook, PolicyBook],
+    judge: InstalledJudge | None,
+    canaries: Canaries,
+) -> None:
+    """Where the gauges read their values."""
+    rules, policies = books
+    telemetry.gauges["journal_pending"] = lambda: [((), store.pending)]
+    telemetry.gauges["spool_size"] = lambda: [((), store.spooled_bytes)]
+    telemetry.gauges["journal_capacity"] = lambda: [((), settings.journal_max_pending)]
+    telemetry.gauges["spool_capacity"] = lambda: [((), settings.spool_max_bytes)]
+    telemetry.gauges["configuration_refused"] = lambda: [
+        ((book.name,), 1.0 if book.refused else 0.0) for book in (rules, policies)
+    ]
+    telemetry.gauges["rules_loaded"] = lambda: _rules_loaded(rules)
+    telemetry.gauges["detection_tier_ready"] = lambda: _tiers_ready(settings, rules, judge)
+    telemetry.gauges["llmobs_canary_success"] = canaries.successes
+    telemetry.gauges["llmobs_canary_age"] = lambda: _ages(settings, canaries)
+
+
+def _traced(
+    tracing: Tracing | None, pipeline: Pipeline, store: Store
+) -> tuple[Callable[..., Screen], Pipeline, Journal]:
+    """The parts that make spans, or the plain ones where none are exported. Canaries get the plain ones."""
+    if tracing is None:
+        return Screen, pipeline, store
+    tracer = tracing.tracer
+    return partial(TracedScreen, tracer), TracedPipeline(pipeline.tiers, tracer), TracedJournal(store, tracer)
 
 
 async def _store_checks(store: Store) -> tuple[Check, Check]:

@@ -180,7 +180,7 @@ class Canaries:
 
     def successes(self) -> Iterable[tuple[Key, float]]:
         """1 for a canary that went well last, 0 for one that did not."""
-        return [(key, 1.0 if outcome.ok else 0.0) for key, outcome in self._outcomes.items()]
+        return [(key, 1.0 if outcome.ok else 0.0) for key, outcome in list(self._outcomes.items())]
 
     def ages(self) -> Iterable[tuple[tuple[str], float]]:
         """Seconds since a canary of each tier was last sent, or since the start."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     Quick = Callable[[Scope, Receive, dict[str, Any]], Awaitable[JsonAnswer]]
     """Answers a request, with fields for its log line put into the dict. Never raises a Problem."""
 
+SPAN = "llmobs.traceparent"
+"""Where the scope holds the server span as `traceparent`, while traces are exported."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CALLER_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
@@ -59,7 +61,7 @@ class Edge:
             elif name == b"traceparent":
                 trace = value
         request_id = caller_id if caller_id and _CALLER_ID.fullmatch(caller_id) else b""
-        traceparent = _joined(trace) if trace else b""
+        traceparent = scope.get(SPAN) or (_joined(trace) if trace else b"")
         line: dict[str, Any] = {}
         status = 500
         quick = self._quick.get(scope["path"]) if scope["method"] == "POST" else None
@@ -102,6 +104,7 @@ class Edge:
             }
             if traceparent:
                 told["trace_id"] = traceparent[3:35].decode()
+                told["span_id"] = traceparent[36:52].decode()
             self._log(told | line)
 
 

@@ -7,17 +7,23 @@ Counters and histograms are kept as plain tallies and read by the SDK at collect
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from time import time_ns
 from typing import Any, NamedTuple
 
+from opentelemetry import trace
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
-from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk import metrics as sdk
+from opentelemetry.sdk.metrics import Exemplar, MeterProvider
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
     Histogram,
     HistogramDataPoint,
+    MetricExporter,
+    MetricReader,
     MetricsData,
+    PeriodicExportingMetricReader,
     ResourceMetrics,
     ScopeMetrics,
 )
@@ -268,12 +274,21 @@ class Histograms:
             found = tally[attributes] = Distribution(self._bounds[name])
         found.record(value)
 
-    def beside(self, collected: MetricsData | None) -> MetricsData | None:
-        """What a reader collected, with the histograms in the same scope."""
+    def exemplars(self, name: str, attributes: tuple[str, ...]) -> list[Exemplar]:
+        """Spans in which values were counted; none here."""
+        return []
+
+    def beside(self, collected: MetricsData | None, *, pushed: "Pushed | None" = None) -> MetricsData | None:
+        """What a reader collected, with the histograms in the same scope.
+
+        `pushed`: for a reader that pushes, which wants exemplars and perhaps only what is new.
+        """
         if collected is None:  # without any instrument that answered
             return None
         now = time_ns()
-        streams = [self._stream(metric, now) for metric in self._metrics if self._tallies[metric.name]]
+        streams = [
+            self._stream(metric, now, pushed) for metric in self._metrics if self._tallies[metric.name]
+        ]
         return MetricsData(
             [
                 ResourceMetrics(
@@ -294,7 +309,7 @@ class Histograms:
             ]
         )
 
-    def _stream(self, metric: Metric, now: int) -> MetricStream:
+    def _stream(self, metric: Metric, now: int, pushed: "Pushed | None") -> MetricStream:
         points = [
             HistogramDataPoint(
                 attributes=dict(zip(metric.attributes, key, strict=True)),
@@ -306,12 +321,39 @@ class Histograms:
                 explicit_bounds=metric.buckets,
                 min=found.least,
                 max=found.greatest,
+                exemplars=[] if pushed is None else self.exemplars(metric.name, key),
             )
             for key, found in list(self._tallies[metric.name].items())
             for counts in [found.counts.copy()]
         ]
-        data = Histogram(data_points=points, aggregation_temporality=AggregationTemporality.CUMULATIVE)
+        temporality = AggregationTemporality.CUMULATIVE
+        if pushed is not None and pushed.only_new:
+            temporality = AggregationTemporality.DELTA
+            points = [pushed.new(metric.name, point) for point in points]
+        data = Histogram(data_points=points, aggregation_temporality=temporality)
         return MetricStream(name=metric.name, description=metric.meaning, unit=metric.unit, data=data)
+
+
+class ExemplaryHistograms(Histograms):
+    """Histograms that remember, a bucket, the span in which a value was last counted."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        super().__init__(metrics)
+        self._exemplars: dict[tuple[str, tuple[str, ...]], dict[int, Exemplar]] = {}
+
+    def record(self, name: str, attributes: tuple[str, ...], value: float) -> None:
+        """See Histograms."""
+        super().record(name, attributes, value)
+        span = trace.get_current_span().get_span_context()
+        if span.trace_flags.sampled:
+            bucket = bisect_left(self._bounds[name], value)
+            self._exemplars.setdefault((name, attributes), {})[bucket] = Exemplar(
+                {}, value, time_ns(), span.span_id, span.trace_id
+            )
+
+    def exemplars(self, name: str, attributes: tuple[str, ...]) -> list[Exemplar]:
+        """Those since they were last asked for."""
+        return list(self._exemplars.pop((name, attributes), {}).values())
 
 
 class _Reader(PrometheusMetricReader):
@@ -329,16 +371,68 @@ class _Reader(PrometheusMetricReader):
             super()._receive_metrics(told, timeout_millis, **kwargs)
 
 
+class Pushed:
+    """What a pushing reader sent before, where it sends only what is new since."""
+
+    def __init__(self, *, only_new: bool) -> None:
+        self.only_new = only_new
+        self._sent: dict[tuple[str, tuple[tuple[str, Any], ...]], HistogramDataPoint] = {}
+
+    def new(self, name: str, point: HistogramDataPoint) -> HistogramDataPoint:
+        """The point less what was sent of it before."""
+        key = (name, tuple((point.attributes or {}).items()))
+        before, self._sent[key] = self._sent.get(key), point
+        if before is None:
+            return point
+        counts = [now - then for now, then in zip(point.bucket_counts, before.bucket_counts, strict=True)]
+        return replace(
+            point,
+            start_time_unix_nano=before.time_unix_nano,
+            count=point.count - before.count,
+            sum=point.sum - before.sum,
+            bucket_counts=counts,
+        )
+
+
+class _Pusher(PeriodicExportingMetricReader):
+    """Pushes all metrics at the interval that `OTEL_METRIC_EXPORT_INTERVAL` gives."""
+
+    def __init__(self, histograms: Histograms, exporter: MetricExporter) -> None:
+        # What the SDK's reader looks at as well; set before its thread starts.
+        preferred = exporter._preferred_temporality or {}  # noqa: SLF001
+        delta = AggregationTemporality.DELTA
+        self._pushed = Pushed(only_new=preferred.get(sdk.Histogram) is delta)
+        self._histograms = histograms
+        super().__init__(exporter)
+
+    def _receive_metrics(
+        self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
+    ) -> None:
+        told = self._histograms.beside(metrics_data, pushed=self._pushed)
+        if told is not None:
+            super()._receive_metrics(told, timeout_millis, **kwargs)
+
+
 class Telemetry:
     """The instruments of one process."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        resource: Resource | None = None,
+        pushed_by: MetricExporter | None = None,
+        exemplars: bool = False,
+    ) -> None:
+        """`pushed_by` gets all metrics at an interval; `exemplars` where spans are made."""
         self._registry = CollectorRegistry()
-        self._histograms = Histograms(metric for metric in METRICS.values() if metric.kind == "histogram")
-        reader = _Reader(self._histograms, self._registry)
+        histograms = ExemplaryHistograms if exemplars else Histograms
+        self._histograms = histograms(metric for metric in METRICS.values() if metric.kind == "histogram")
+        readers: list[MetricReader] = [_Reader(self._histograms, self._registry)]
+        if pushed_by is not None:
+            readers.append(_Pusher(self._histograms, pushed_by))
         self._provider = MeterProvider(
-            resource=Resource.create({"service.name": "llmobs", "service.version": __version__}),
-            metric_readers=[reader],
+            resource=resource or Resource.create({"service.name": "llmobs", "service.version": __version__}),
+            metric_readers=readers,
         )
         meter = self._provider.get_meter(SCOPE, __version__)
         self._tallies: dict[str, defaultdict[tuple[str, ...], float]] = {}

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import structlog
+from opentelemetry import trace
 
 _encoder = msgspec.json.Encoder(enc_hook=str)
 _encode_line = _encoder.encode
@@ -16,6 +17,15 @@ _encode_line = _encoder.encode
 
 RequestLog = Callable[[dict[str, Any]], None]
 """Takes the fields of a request's canonical line."""
+
+
+def _with_trace(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
+    """A line that is written within a span says which."""
+    context = trace.get_current_span().get_span_context()
+    if context.is_valid:
+        event["trace_id"] = trace.format_trace_id(context.trace_id)
+        event["span_id"] = trace.format_span_id(context.span_id)
+    return event
 
 
 def configure_logs(level: str, form: str) -> RequestLog:
@@ -26,6 +36,7 @@ def configure_logs(level: str, form: str) -> RequestLog:
     """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        _with_trace,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
