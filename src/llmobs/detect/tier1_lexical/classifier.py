@@ -1,12 +1,12 @@
 """The weights: one gather and one sum a feature sort, for all classes at once."""
 
-from math import exp, sqrt
+from math import copysign, exp, sqrt
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from llmobs.detect.tier1_lexical.features import BITS, LONGEST, features, lowered, segments_of
+from llmobs.detect.tier1_lexical.features import BITS, LONGEST, hashed, lowered, segments_of
 
 LANE = 21
 """Bits of one class in a packed sum: weights of 8 bits, so 2^13 features fit without carry."""
@@ -44,55 +44,59 @@ class Classifier:
             raise ValueError(f"weights of shape {weights.shape} for {len(outputs)} outputs")
         self.outputs = outputs
         lifted = weights.astype(np.int64) + _BIAS
-        self._words: list[NDArray[np.int64]] = []
-        for first in range(0, len(outputs), PER_WORD):
-            word = np.zeros(1 << BITS, dtype=np.int64)
-            for lane in range(min(PER_WORD, len(outputs) - first)):
-                word |= lifted[:, first + lane] << (lane * LANE)
-            self._words.append(word)
+        words = -(-len(outputs) // PER_WORD)
+        # The words of one row side by side: one row is one cache line or less.
+        self._table = np.zeros((1 << BITS, words), dtype=np.int64)
+        for index in range(len(outputs)):
+            word, lane = divmod(index, PER_WORD)
+            self._table[:, word] |= lifted[:, index] << (lane * LANE)
+        self._lanes = [
+            (index // PER_WORD, index % PER_WORD * LANE, output.unit, output.bias)
+            for index, output in enumerate(outputs)
+        ]
+        self._curves = [(output.slope, output.offset) for output in outputs]
 
     def scores(self, text: str) -> tuple[float, ...]:
         """The calibrated score of each output, 0 to 1; all 0 for a text without a letter."""
         raw = lowered(text)
-        best = [-1e9] * len(self.outputs)
+        best: list[float] | None = None
         for start in range(0, len(raw), LONGEST):
-            self._part(raw[start : start + LONGEST], best)
-        return tuple(
-            1.0 / (1.0 + exp(-max(-60.0, min(60.0, o.slope * value + o.offset)))) if value > -1e8 else 0.0
-            for o, value in zip(self.outputs, best, strict=True)
-        )
+            for values in self._segments(raw[start : start + LONGEST]):
+                best = values if best is None else list(map(max, best, values))
+        if best is None:
+            return (0.0,) * len(self.outputs)
+        logits = [slope * value + offset for value, (slope, offset) in zip(best, self._curves, strict=True)]
+        return tuple([1.0 / (1.0 + exp(-x if -60.0 < x < 60.0 else copysign(60.0, -x))) for x in logits])
 
-    def _part(self, raw: bytes, best: list[float]) -> None:
-        parts = features(raw)
-        if not parts:
-            return
+    def _segments(self, raw: bytes) -> list[list[float]]:
+        """The outputs' uncalibrated values for each segment that has features."""
+        features = hashed(raw)
+        if features is None:
+            return []
+        taken = self._table.take(features.rows, axis=0)
         starts = segments_of(len(raw))
-        rows = np.concatenate([found for found, _ in parts])
         if len(starts) == 1:
-            self._take(len(rows), [int(word[rows].sum()) for word in self._words], best)
-            return
+            # Over so few columns `einsum` takes half the time of `sum`.
+            return [self._values(len(taken), np.einsum("ij->j", taken).tolist())]
+        parts = features.parts
         # Each sort of feature stands in the order of the text, so a segment is one stretch of each.
         cuts = np.array([np.searchsorted(places, starts) for _, places in parts])
         lengths = np.array([len(found) for found, _ in parts])
         sizes = np.diff(np.hstack([cuts, lengths[:, None]]), axis=1)
         firsts = cuts + (np.cumsum(lengths) - lengths)[:, None]
         full = sizes > 0
-        at = firsts[full]
-        counts = sizes.sum(axis=0).tolist()
-        sums = np.zeros((len(self._words), *cuts.shape), dtype=np.int64)
-        for number, word in enumerate(self._words):
-            sums[number][full] = np.add.reduceat(word[rows], at)
-        for count, totals in zip(counts, sums.sum(axis=1).T.tolist(), strict=True):
-            if count:
-                self._take(count, totals, best)
+        sums = np.zeros((*cuts.shape, taken.shape[1]), dtype=np.int64)
+        sums[full] = np.add.reduceat(taken, firsts[full], axis=0)
+        return [
+            self._values(count, totals)
+            for count, totals in zip(sizes.sum(axis=0).tolist(), sums.sum(axis=0).tolist(), strict=True)
+            if count
+        ]
 
-    def _take(self, count: int, totals: list[int], best: list[float]) -> None:
+    def _values(self, count: int, totals: list[int]) -> list[float]:
         root = sqrt(count)
         lifted = count * _BIAS
-        index = 0
-        for total in totals:
-            for lane in range(min(PER_WORD, len(self.outputs) - index)):
-                output = self.outputs[index]
-                value = output.unit * (((total >> (lane * LANE)) & _LANE_MASK) - lifted) / root + output.bias
-                best[index] = max(best[index], value)
-                index += 1
+        return [
+            unit * ((totals[word] >> shift & _LANE_MASK) - lifted) / root + bias
+            for word, shift, unit, bias in self._lanes
+        ]

@@ -8,6 +8,8 @@ multiplication, and no Python loop goes over the text.
 Training uses the very same code.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,54 +46,83 @@ _RUN_SALT = np.uint64(0xA24BAED4963EE407)
 _SHIFT = np.uint64(64 - BITS)
 _FOLD = np.uint64(32)
 
-_IS_WORD = np.zeros(256, dtype=np.int8)
-for _byte in range(256):
-    if _byte >= 128 or chr(_byte).isalnum():
-        _IS_WORD[_byte] = 1
+_WORD_BYTES = bytes(byte >= 128 or chr(byte).isalnum() for byte in range(256))
 
 
 Part = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Table rows of one sort of feature in the order of the text, and the byte where each begins."""
 
 
-def features(raw: bytes) -> list[Part]:
-    """Words, word pairs, pairs with a gap, and runs of RUN bytes; empty where no letter stands.
+class Hashed(NamedTuple):
+    """The table rows of all features of a text, sort after sort."""
 
-    `raw` is lower-cased UTF-8, at most LONGEST bytes.
+    rows: NDArray[np.int64]
+    """Of the words, the pairs, the pairs with a gap, the runs, each in the order of the text."""
+    starts: NDArray[np.int64]
+    """The byte where each word begins."""
+
+    @property
+    def parts(self) -> list[Part]:
+        """The sorts apart."""
+        words = self.starts.size
+        cuts = [0, words, max(words, 2 * words - 1), max(words, 2 * words - 1) + max(0, words - 2)]
+        runs = self.rows.size - cuts[-1]
+        places = (self.starts, self.starts[:-1], self.starts[:-2], np.arange(runs))
+        return [
+            (rows, at) for rows, at in zip(np.split(self.rows, cuts[1:]), places, strict=True) if rows.size
+        ]
+
+
+def hashed(raw: bytes) -> Hashed | None:
+    """Words, word pairs, pairs with a gap, and runs of RUN bytes; None where no letter stands.
+
+    `raw` is lower-cased UTF-8, at most LONGEST bytes. A text of 500 bytes takes as long in numpy's
+    calls as in its loops, so the four sorts share one array and each step is one call for all.
     """
-    table = np.frombuffer(raw, dtype=np.uint8)
-    word = _IS_WORD[table]
-    edges = np.flatnonzero(np.diff(word, prepend=np.int8(0), append=np.int8(0)))
-    if edges.size == 0:
-        return []
-    sums = np.zeros(table.size + 1, dtype=np.uint64)
-    np.cumsum(table * _UP[: table.size], out=sums[1:])
-    starts, ends = edges[::2], edges[1::2]
-    words = (sums[ends] - sums[starts]) * _DOWN[starts]
-    words ^= words >> _FOLD
-    parts = [(_rows(words), starts)]
-    if words.size > 1:
-        parts.append((_rows(words[:-1] * _PAIR + words[1:]), starts[:-1]))
-    if words.size > 2:
-        parts.append((_rows(words[:-2] * _SKIP + words[2:]), starts[:-2]))
-    if table.size >= RUN:
-        count = table.size - RUN + 1
-        runs = (sums[RUN:] - sums[:count]) * _DOWN[:count]
+    size = len(raw)
+    word = np.frombuffer(b"\0%b\0" % raw.translate(_WORD_BYTES), dtype=np.uint8)
+    edges = (word[1:] != word[:-1]).nonzero()[0]
+    if not edges.size:
+        return None
+    sums = np.empty(size + 1, dtype=np.uint64)
+    sums[0] = 0
+    np.multiply(np.frombuffer(raw, dtype=np.uint8), _UP[:size], out=sums[1:])
+    sums[1:].cumsum(out=sums[1:])
+    starts = edges[::2]
+    words = starts.size
+    pairs = max(words, 2 * words - 1)
+    gaps = pairs + max(0, words - 2)
+    mixed = np.empty(gaps + max(0, size - RUN + 1), dtype=np.uint64)
+    at_edges = sums.take(edges)
+    single = mixed[:words]
+    np.subtract(at_edges[1::2], at_edges[::2], out=single)
+    single *= _DOWN.take(starts)
+    single ^= single >> _FOLD
+    if words > 1:
+        joined = mixed[words:pairs]
+        np.multiply(single[:-1], _PAIR, out=joined)
+        joined += single[1:]
+    if words > 2:
+        joined = mixed[pairs:gaps]
+        np.multiply(single[:-2], _SKIP, out=joined)
+        joined += single[2:]
+    if size >= RUN:
+        runs = mixed[gaps:]
+        np.subtract(sums[RUN:], sums[: size - RUN + 1], out=runs)
+        runs *= _DOWN[: size - RUN + 1]
         runs ^= runs >> _FOLD
-        parts.append((_rows(runs * _RUN_SALT), np.arange(count)))
-    return parts
+        runs *= _RUN_SALT
+    mixed *= _SPREAD
+    mixed ^= mixed >> _FOLD
+    mixed *= _SPREAD
+    mixed >>= _SHIFT
+    return Hashed(mixed.view(np.int64), starts)
 
 
 def segments_of(length: int) -> NDArray[np.int64]:
     """Where the segments of so many bytes begin: equal parts of about SEGMENT."""
     count = 1 if length <= SEGMENT * 3 // 2 else round(length / SEGMENT)
     return (np.arange(count) * (length / count)).astype(np.int64)
-
-
-def _rows(hashed: U64) -> NDArray[np.int64]:
-    mixed = hashed * _SPREAD
-    mixed ^= mixed >> _FOLD
-    return ((mixed * _SPREAD) >> _SHIFT).astype(np.int64)
 
 
 def lowered(text: str) -> bytes:
