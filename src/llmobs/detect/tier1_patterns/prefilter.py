@@ -34,8 +34,12 @@ from llmobs.detect.tier1_patterns.pack import compile_pattern, searcher
 COMMON = 0.02
 """A rule whose words more texts than this hold is looked for in a set."""
 LARGE_COUNT = 8
-"""Repetitions from this number on multiply the states of a set; such patterns run alone."""
+"""Repetitions from this number on multiply the states of a set, so such patterns run alone, except
+those that most texts would call up: in sets of a few, which share most of their states."""
+FREQUENT = 0.15
+"""A share of texts from which a call for each pattern costs more than a small set of them."""
 SET_RULES = 20
+COUNTING_RULES = 8
 SET_MEMORY = 32 << 20
 """Upper bound, in bytes, for the automaton of one set; RE2 fills it as texts need."""
 
@@ -52,18 +56,30 @@ class Prefilter:
         self._views = tuple(map(frozenset, views)) if views is not None else None
         needs = self._needs = [required_words(pattern) for pattern in patterns]
         together: list[int] = []
+        counting: list[int] = []
         self._alone: list[int] = []
         for index, pattern in enumerate(patterns):
             clauses = needs[index]
-            common = not clauses or share_of_texts(clauses[0]) >= COMMON
-            counted = any(int(count) >= LARGE_COUNT for count in _COUNTS.findall(pattern))
-            (together if common and not counted else self._alone).append(index)
+            share = min(map(share_of_texts, clauses), default=1.0)
+            if share < COMMON:
+                self._alone.append(index)
+            elif all(int(count) < LARGE_COUNT for count in _COUNTS.findall(pattern)):
+                together.append(index)
+            elif share < FREQUENT or any(LONG_RUN in words for words in clauses):
+                self._alone.append(index)
+            else:
+                counting.append(index)
         self._signs = _Signs(words for clauses in needs for words in clauses)
-        gates = {index: self._signs.gate(needs[index]) for index in together}
+        gates = {index: self._signs.gate(needs[index]) for index in (*together, *counting)}
         # Patterns that need signs stand together, and among them those of the same views, so that a set
         # is passed over where none of its patterns can match.
         together.sort(key=lambda index: (gates[index] > 0, self._views_key(index), gates[index], index))
-        chunks = [tuple(together[at : at + SET_RULES]) for at in range(0, len(together), SET_RULES)]
+        counting.sort(key=lambda index: (gates[index] > 0, index))
+        chunks = [
+            tuple(members[at : at + size])
+            for members, size in ((together, SET_RULES), (counting, COUNTING_RULES))
+            for at in range(0, len(members), size)
+        ]
         self._sets = [
             (
                 _set_of([patterns[index] for index in chunk]),
