@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from encoder.folds import FOLDS
 from encoder.singles import FOLDERS, HEADS, SEED, Row, compose, read
 
-from llmobs.detect.tier1_lexical.features import BITS, LONGEST, hashed, lowered, segments_of
+from llmobs.detect.tier1_lexical.features import BITS, LONGEST, features, lowered, segments_of
 
 Text = list[np.ndarray]
 """Table rows of each segment."""
@@ -28,10 +28,9 @@ Text = list[np.ndarray]
 def segments(text: str) -> Text:
     """Table rows of each segment of a text's first LONGEST bytes."""
     raw = lowered(text)[:LONGEST]
-    features = hashed(raw)
-    if features is None:
+    parts = features(raw)
+    if not parts:
         return []
-    parts = features.parts
     bounds = [*segments_of(len(raw)).tolist(), len(raw)]
     found = [
         np.concatenate([rows[(places >= low) & (places < high)] for rows, places in parts])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmobs.detect.tier1_lexical.classifier import Classifier, Output
-from llmobs.detect.tier1_lexical.features import BITS, LONGEST, Part, hashed, lowered, segments_of
+from llmobs.detect.tier1_lexical.features import BITS, LONGEST, features, lowered, segments_of
 
 NAMES = ("a", "b", "c", "d")
 
@@ -28,11 +28,6 @@ def weights() -> np.ndarray:
 @pytest.fixture(scope="module")
 def classifier(weights: np.ndarray) -> Classifier:
     return Classifier(weights, tuple(output(name, 0.1 * n) for n, name in enumerate(NAMES)))
-
-
-def features(raw: bytes) -> list[Part]:
-    found = hashed(raw)
-    return [] if found is None else found.parts
 
 
 def rows(text: str) -> list[list[int]]:

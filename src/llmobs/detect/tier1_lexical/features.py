@@ -119,6 +119,12 @@ def hashed(raw: bytes) -> Hashed | None:
     return Hashed(mixed.view(np.int64), starts)
 
 
+def features(raw: bytes) -> list[Part]:
+    """The sorts of features apart, as training wants them; empty where no letter stands."""
+    found = hashed(raw)
+    return [] if found is None else found.parts
+
+
 def segments_of(length: int) -> NDArray[np.int64]:
     """Where the segments of so many bytes begin: equal parts of about SEGMENT."""
     count = 1 if length <= SEGMENT * 3 // 2 else round(length / SEGMENT)
