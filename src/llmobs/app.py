@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, cast
@@ -15,6 +15,10 @@ from litestar import Litestar
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 
+from llmobs.access.gate import Gate
+from llmobs.access.registry import Registry
+from llmobs.access.setup import installed_gate, installed_pepper
+from llmobs.access.tiers import load_tiers
 from llmobs.book import Book
 from llmobs.canary import JUDGE_TIER, Canaries
 from llmobs.detect.learned import load_learned
@@ -23,16 +27,17 @@ from llmobs.detect.tier1_patterns.book import RuleBook, own_rules, rule_book
 from llmobs.detect.tier1_patterns.detector import FormattingDetector, GuardsDetector, RulesDetector
 from llmobs.detect.tier3_judge.breaker import State as BreakerState
 from llmobs.detect.tier3_judge.setup import InstalledJudge, installed_judge
+from llmobs.domain.access import EVERYTHING
 from llmobs.domain.decision import doubtful_classes
 from llmobs.domain.subject import Span
 from llmobs.domain.traffic import judge_traffic
 from llmobs.errors import StoreUnavailable
-from llmobs.http import detect, docs, health, logs
+from llmobs.http import access, admin, detect, docs, health, logs
 from llmobs.http.edge import Edge
 from llmobs.http.problems import EXCEPTION_HANDLERS
 from llmobs.http.schemas import Check
 from llmobs.http.services import Services
-from llmobs.policies import PolicyBook, classes_by_example, policy_book
+from llmobs.policies import PolicyBook, classes_by_example, policy_book, shared_policies
 from llmobs.screen import Journal, Screen
 from llmobs.settings import Settings, load_settings
 from llmobs.store.store import Store
@@ -44,6 +49,8 @@ from llmobs.traced import TracedEdge, TracedJournal, TracedPipeline, TracedScree
 
 log = structlog.get_logger("llmobs.app")
 
+TOUCH_SECONDS = 30.0
+"""How often it is written down when keys were last used."""
 PROBE_SECONDS = 15.0
 """How often the judge's providers are looked at, for what `/health/ready` says of them."""
 
@@ -99,13 +106,16 @@ class Background:
         settings: Settings,
         store: Store,
         books: tuple[Book[Any], ...],
+        *,
         judge: InstalledJudge | None = None,
         canaries: Canaries | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self._settings = settings
         self._judge = judge
         self._canaries = canaries
         self._store = store
+        self._gate = gate
         self._books = books
         self._wanted = asyncio.Event()
 
@@ -130,6 +140,8 @@ class Background:
                     group.create_task(
                         _ask_judge(self._canaries, settings.canary_judge_seconds * settings.api_workers)
                     )
+            if self._gate is not None and not self._gate.is_open:
+                group.create_task(_every(TOUCH_SECONDS, self._touch))
             if settings.retention_days:
                 group.create_task(_every(3600.0, self._sweep))
             if settings.snapshot_seconds:
@@ -156,6 +168,10 @@ class Background:
     async def _expire(self) -> None:
         await self._store.delete_expired_judgements()
 
+    async def _touch(self) -> None:
+        assert self._gate is not None  # noqa: S101  # started only with a gate
+        await self._store.touch_keys(self._gate.used())
+
     async def _sweep(self) -> None:
         before = datetime.now(UTC) - timedelta(days=self._settings.retention_days)
         deleted = await self._store.delete_before(before)
@@ -163,7 +179,7 @@ class Background:
             log.info("retention", deleted=deleted)
 
     async def _snapshot(self) -> None:
-        counts = await self._store.counts()
+        counts = await self._store.counts(EVERYTHING)
         traffic = judge_traffic(counts)
         await self._store.snapshot(counts, is_healthy=traffic.is_healthy, message=traffic.message)
 
@@ -215,6 +231,8 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
         resource=who, pushed_by=metric_exporter_from(os.environ), exemplars=tracing is not None
     )
     store = Store(settings, telemetry)
+    pepper = installed_pepper(settings)
+    gate = installed_gate(settings, pepper, store.held_key)
 
     def find_sensitive(text: str) -> Iterable[Span]:
         return rules.current.sensitive(text)  # not bound once: a reload replaces the rules
@@ -248,7 +266,7 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
     async def checks() -> tuple[Check, ...]:
         return (
             Check(name="rules", ok=True, detail=f"{len(rules.current.rules)} rules loaded"),
-            Check(name="policies", ok=True, detail=", ".join(sorted(policies.current))),
+            Check(name="policies", ok=True, detail=", ".join(shared_policies(policies.current))),
             *await _store_checks(store),
             _judge_check(judge, required=settings.judge_required),
             _canary_check(canaries, settings),
@@ -256,7 +274,7 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        background = Background(settings, store, books, judge, canaries)
+        background = Background(settings, store, books, judge=judge, canaries=canaries, gate=gate)
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(signal.SIGHUP, background.reload_now)
@@ -283,9 +301,22 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
         screen=screen,
         logs=store,
         telemetry=telemetry,
+        gate=gate,
+        registry=Registry(store.database, pepper, tiers=load_tiers(settings.tiers_path), changed=gate.forget),
         books=books,
         checks=checks,
     )
+    app = _litestar(services, lifespan)
+    # With CORS the framework has a part in every answer.
+    quick = {} if settings.cors else dict.fromkeys(detect.PATHS, detect.quick_detect(services))
+    edge = Edge(cast(Any, app), telemetry, request_log, quick)
+    return edge if tracing is None else TracedEdge(edge, tracing.tracer)
+
+
+def _litestar(
+    services: Services, lifespan: Callable[[Litestar], AbstractAsyncContextManager[None]]
+) -> Litestar:
+    cors = services.settings.cors
     app = Litestar(
         route_handlers=[
             detect.detect,
@@ -302,18 +333,18 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
             docs.docs,
             docs.redoc,
             docs.assets,
+            *admin.HANDLERS,
         ],
+        guards=[access.guard],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[lifespan],
-        cors_config=CORSConfig(allow_origins=list(settings.cors)) if settings.cors else None,
+        cors_config=CORSConfig(allow_origins=list(cors)) if cors else None,
         openapi_config=None,
         logging_config=None,
         state=State({"services": services}),
     )
-    # With CORS the framework has a part in every answer.
-    quick = {} if settings.cors else dict.fromkeys(detect.PATHS, detect.quick_detect(services))
-    edge = Edge(cast(Any, app), telemetry, request_log, quick)
-    return edge if tracing is None else TracedEdge(edge, tracing.tracer)
+    list(access.route_needs(app))  # a route without a need ends the start, not a request
+    return app
 
 
 def _show(

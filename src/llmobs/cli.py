@@ -55,6 +55,7 @@ from llmobs.evaluation import (
     read_rows,
     wilson,
 )
+from llmobs.keys_cli import clients, keys
 from llmobs.policies import classes_by_example, load_policies
 from llmobs.screen import Inquiry, examine
 from llmobs.settings import Settings, load_settings
@@ -75,6 +76,10 @@ def main() -> None:
 @click.version_option(__version__, prog_name="llmobs")
 def cli() -> None:
     """Inspects what language models say, before people read it, and keeps the record."""
+
+
+cli.add_command(clients)
+cli.add_command(keys)
 
 
 @cli.command()

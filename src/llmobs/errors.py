@@ -48,6 +48,11 @@ class Problem(LlmobsError):
     retry_after: ClassVar[int | None] = None
     """Seconds for the `Retry-After` header, or None for no header."""
 
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Headers of its own that the answer carries."""
+        return () if self.retry_after is None else ((b"retry-after", b"%d" % self.retry_after),)
+
 
 class BodyInvalid(Problem):
     """The body is not JSON, or does not have the documented form."""
@@ -81,6 +86,14 @@ class PolicyUnknown(Problem):
     title = "Unknown policy"
 
 
+class ValueRefused(Problem):
+    """The body has the documented form, but a value in it cannot be taken."""
+
+    status = 422
+    slug = "value-refused"
+    title = "Value cannot be taken"
+
+
 class TextTooLong(Problem):
     """The text or its context is larger than allowed."""
 
@@ -105,12 +118,66 @@ class IdempotencyConflict(Problem):
     title = "Idempotency key reused"
 
 
+class Unauthenticated(Problem):
+    """No credential came with the request, or none that is good."""
+
+    status = 401
+    slug = "unauthenticated"
+    title = "Credentials needed"
+
+    def __init__(self, detail: str, *, error: str | None = None) -> None:
+        """`error` is RFC 6750's code, where a credential was sent."""
+        super().__init__(detail)
+        self._error = error
+
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The challenge of RFC 6750."""
+        told = "" if self._error is None else f', error="{self._error}"'
+        return ((b"www-authenticate", f'Bearer realm="llmobs"{told}'.encode()),)
+
+
+class Forbidden(Problem):
+    """The credential is good, but does not let its holder do this."""
+
+    status = 403
+    slug = "forbidden"
+    title = "Not allowed"
+
+    def __init__(self, detail: str, *, scope: str) -> None:
+        """`scope` is the one that would do."""
+        super().__init__(detail)
+        self._scope = scope
+
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The challenge of RFC 6750, with the scope that would do."""
+        told = f'Bearer realm="llmobs", error="insufficient_scope", scope="{self._scope}"'
+        return ((b"www-authenticate", told.encode()),)
+
+
 class NotFound(Problem):
     """Nothing lives at this path."""
 
     status = 404
     slug = "not-found"
     title = "Not found"
+
+
+class EntryUnknown(Problem):
+    """Nothing is kept under this id, or nothing that the caller may see."""
+
+    status = 404
+    slug = "entry-unknown"
+    title = "No such entry"
+
+
+class EntryConflict(Problem):
+    """What is kept already stands in the way of this change."""
+
+    status = 409
+    slug = "entry-conflict"
+    title = "Conflict with what is kept"
 
 
 class MethodNotAllowed(Problem):
@@ -144,6 +211,15 @@ class DatabaseUnavailable(Problem):
     status = 503
     slug = "database-unavailable"
     title = "Database unavailable"
+    retry_after = 1
+
+
+class CredentialsUnchecked(Problem):
+    """The credential cannot be checked now, because what it is checked against does not answer. Try again."""
+
+    status = 503
+    slug = "credentials-unchecked"
+    title = "Credentials cannot be checked"
     retry_after = 1
 
 

@@ -39,6 +39,8 @@ class PolicyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     version: Annotated[int, Meta(ge=1)]
     classes: dict[Annotated[str, Meta(pattern="^[a-z][a-z0-9_]{1,40}$")], ClassPolicy]
     description: str = ""
+    client: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")] | None = None
+    """The client it belongs to; None: it is shared by all."""
     strict_mode: bool = False
     example: tuple[Example, ...] = ()
 
@@ -52,6 +54,8 @@ def policy_book(
         found = load_policies(folder, strict_mode=strict_mode)
         if default not in found:
             raise PolicyInvalid(f"the default policy {default!r} is not among {', '.join(sorted(found))}")
+        if found[default].client is not None:
+            raise PolicyInvalid(f"the default policy {default!r} belongs to a client, so not all can use it")
         for name, policy in found.items():
             known = None if current is None else current.get(name)
             if known is not None and known.version == policy.version and known != policy:
@@ -62,6 +66,11 @@ def policy_book(
         return found
 
     return Book("policies", folder, load)
+
+
+def shared_policies(policies: Policies) -> tuple[str, ...]:
+    """The ids of those that belong to no client, in order."""
+    return tuple(sorted(name for name, policy in policies.items() if policy.client is None))
 
 
 def classes_by_example(policies: Policies) -> frozenset[str]:
@@ -107,6 +116,7 @@ def read_policy(path: Path) -> Policy:
         classes=written.classes,
         strict_mode=written.strict_mode,
         description=written.description,
+        client=written.client,
     )
     for problem in broken_examples(policy, written.example):
         raise PolicyInvalid(f"{path.name}: {problem}")

@@ -25,7 +25,7 @@ from llmobs.domain.subject import Kind, Span, subject_from_context
 from llmobs.domain.verdict import Verdict
 from llmobs.errors import IdempotencyConflict, PolicyUnknown
 from llmobs.ids import new_request_id
-from llmobs.policies import PolicyBook
+from llmobs.policies import PolicyBook, shared_policies
 from llmobs.settings import StoreText
 
 INLINE_CONTEXT = 8_000
@@ -109,21 +109,24 @@ class Screen:
 
     @property
     def policy_ids(self) -> tuple[str, ...]:
-        """The policies in force."""
-        return tuple(sorted(self._policies.current))
+        """The policies in force that all may use."""
+        return shared_policies(self._policies.current)
 
-    def policy_named(self, name: str | None) -> Policy:
-        """The policy in force under that name, or the default; PolicyUnknown when there is none."""
+    def policy_named(self, name: str | None, client_id: str | None = None) -> Policy:
+        """The policy in force under that name, or the default.
+
+        PolicyUnknown when there is none that this client may use; where nobody is known (None), all may be.
+        """
         wanted = name or self._default_policy
         policy = self._policies.current.get(wanted)
-        if policy is None:
-            known = ", ".join(self.policy_ids)
+        if policy is None or not _may_use(policy, client_id):
+            known = ", ".join(sorted(n for n, p in self._policies.current.items() if _may_use(p, client_id)))
             raise PolicyUnknown(f"No policy is called {wanted!r}; there are: {known}.")
         return policy
 
     async def screen(self, inquiry: Inquiry) -> Screened:
         """Examine, decide, record. Raises Problem when the verdict may not be given unrecorded."""
-        policy = self.policy_named(inquiry.policy)
+        policy = self.policy_named(inquiry.policy, inquiry.client_id)
         if inquiry.idempotency_key is not None:
             first = await self._journal.by_idempotency_key(inquiry.client_id, inquiry.idempotency_key)
             if first is not None:
@@ -216,6 +219,10 @@ async def examine(pipeline: Pipeline, policy: Policy, inquiry: Inquiry) -> Verdi
         policy_version=policy.version,
         processing_time_ms=(perf_counter() - started) * 1000,
     )
+
+
+def _may_use(policy: Policy, client_id: str | None) -> bool:
+    return client_id is None or policy.client in {None, client_id}
 
 
 def _replay(inquiry: Inquiry, first: Record) -> Screened:

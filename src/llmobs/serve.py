@@ -11,6 +11,7 @@ from granian.constants import HTTPModes, Interfaces, Loops
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
+from llmobs.access.setup import installed_pepper, refuse_open_door
 from llmobs.settings import Settings
 from llmobs.store.migrate import is_current, upgrade
 
@@ -31,7 +32,12 @@ class ReloadingServer(MPServer):
 
 
 def run(settings: Settings, *, migrate: bool) -> None:
-    """Serve until a signal ends it. Refuses to start on a database that is not at head."""
+    """Serve until a signal ends it. Refuses to start on a database that is not at head.
+
+    SettingsInvalid where the service would be open to strangers, before any worker starts.
+    """
+    refuse_open_door(settings)
+    installed_pepper(settings)
     if migrate:
         upgrade(settings, "head")
     elif not is_current(settings):

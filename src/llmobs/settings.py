@@ -19,6 +19,25 @@ class StoreText(StrEnum):
     HASH = "hash"
 
 
+class AuthMode(StrEnum):
+    """Which credentials callers must show."""
+
+    NONE = "none"
+    KEYS = "keys"
+    JWT = "jwt"
+    KEYS_JWT = "keys+jwt"
+
+    @property
+    def takes_keys(self) -> bool:
+        """Whether API keys let callers in."""
+        return self in {AuthMode.KEYS, AuthMode.KEYS_JWT}
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether bearer tokens of an identity provider let callers in."""
+        return self in {AuthMode.JWT, AuthMode.KEYS_JWT}
+
+
 class StoreOnFailure(StrEnum):
     """What happens to a verdict that the database does not take."""
 
@@ -92,6 +111,49 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_context_bytes: Annotated[
         int, Meta(ge=2, le=16_777_216, description="Largest `context`, in bytes of JSON; larger is 413.")
     ] = 65_536
+    auth_mode: Annotated[
+        AuthMode,
+        Meta(description="Credentials that callers must show: `none`, `keys`, `jwt`, `keys+jwt`."),
+    ] = AuthMode.NONE
+    auth_none_anywhere: Annotated[
+        bool,
+        Meta(
+            description="Let the service listen beyond this machine with `LLMOBS_AUTH_MODE=none`: whoever reaches the "
+            "port may then do everything. For networks that keep others out by themselves."
+        ),
+    ] = False
+    auth_cache_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=3600,
+            description="How long a key that was found good is believed without another look. A revocation takes at "
+            "most that long to reach every process.",
+        ),
+    ] = 30.0
+    auth_outage_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86_400,
+            description="How long it is believed at most while the database does not answer.",
+        ),
+    ] = 600.0
+    key_pepper: Annotated[
+        str,
+        Meta(
+            description="Secret of at least 32 characters that API keys are hashed with, the same in every process. "
+            "Change it and all keys are void."
+        ),
+    ] = ""
+    key_pepper_file: Annotated[str, Meta(description="File that holds that secret instead.")] = ""
+    tiers_file: Annotated[
+        str, Meta(description="TOML file of your own rate-limit tiers, in place of the built-in ones.")
+    ] = ""
+    metrics_open: Annotated[
+        bool,
+        Meta(description="Answer `/metrics` without credentials, whatever `LLMOBS_AUTH_MODE` is."),
+    ] = False
     cors_origins: Annotated[
         str, Meta(description="Comma-separated origins that browsers may call from. Empty: CORS is off.")
     ] = ""
@@ -272,6 +334,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def excluded_rules(self) -> tuple[str, ...]:
         """The ids, or prefixes with a trailing `*`, of rules that do not run here."""
         return _listed(self.rules_exclude)
+
+    @property
+    def tiers_path(self) -> Path | None:
+        """The operator's rate-limit tiers."""
+        return Path(self.tiers_file) if self.tiers_file else None
 
     @property
     def rules_path(self) -> Path | None:

@@ -121,6 +121,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     classes: Mapping[str, ClassPolicy]
     strict_mode: bool = False
     description: str = ""
+    client: str | None = None
+    """The client it belongs to; None: all may use it."""
 
     @property
     def likenesses(self) -> Mapping[str, Likeness]:

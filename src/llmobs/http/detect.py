@@ -9,6 +9,7 @@ import msgspec
 from litestar import Request, post
 from litestar.types import ASGIApp
 
+from llmobs.domain.access import Need, Principal
 from llmobs.errors import (
     BatchTooLarge,
     MediaTypeUnsupported,
@@ -17,6 +18,7 @@ from llmobs.errors import (
     RequestInvalid,
     TextTooLong,
 )
+from llmobs.http.access import needs, principal_of
 from llmobs.http.departure import Departure
 from llmobs.http.problems import as_problem, details, problem_answer
 from llmobs.http.responses import JsonAnswer
@@ -48,11 +50,11 @@ PATHS = ("/v1/detect", "/detect")
 
 
 async def answer_detect(
-    parts: Services, scope: "Scope", receive: "Receive", line: dict[str, Any]
+    parts: Services, who: Principal, scope: "Scope", receive: "Receive", line: dict[str, Any]
 ) -> JsonAnswer:
     """The answer to one text; `line` gets what the request's log line says of it. Raises Problem."""
     body, key = await _json_body(scope, receive, _largest_item(parts))
-    screened = await _screen(parts, body, key, Departure(receive))
+    screened = await _screen(parts, who, body, key, Departure(receive))
     record = screened.record
     line["verdict_id"] = record.request_id
     line["action"] = record.action.value
@@ -68,7 +70,8 @@ def quick_detect(parts: Services) -> "Quick":
 
     async def answer(scope: "Scope", receive: "Receive", line: dict[str, Any]) -> JsonAnswer:
         try:
-            return await answer_detect(parts, scope, receive, line)
+            who = await parts.gate.admit(scope["headers"], Need.DETECT)
+            return await answer_detect(parts, who, scope, receive, line)
         except Exception as error:  # noqa: BLE001  # the HTTP edge: a bug is told as a problem, too
             problem = as_problem(error)
             line["problem"] = problem.slug
@@ -77,21 +80,26 @@ def quick_detect(parts: Services) -> "Quick":
     return answer
 
 
-@post(list(PATHS), status_code=200, request_max_body_size=None)
+@post(list(PATHS), status_code=200, request_max_body_size=None, opt=needs(Need.DETECT))
 async def detect(request: AnyRequest) -> ASGIApp:
     """Screen one text, where the framework has a part in the answer (CORS)."""
     line: dict[str, Any] = {}
-    answer = await answer_detect(services(request), *_channels(request), line)
+    answer = await answer_detect(services(request), principal_of(request), *_channels(request), line)
     state = request.scope["state"]
     state["verdict_id"] = line["verdict_id"]
     state["line"] = line
     return answer
 
 
-@post(["/v1/detect/batch", "/detect/batch"], status_code=200, request_max_body_size=None)
+@post(
+    ["/v1/detect/batch", "/detect/batch"],
+    status_code=200,
+    request_max_body_size=None,
+    opt=needs(Need.DETECT),
+)
 async def detect_batch(request: AnyRequest) -> ASGIApp:
     """Screen up to 100 texts; a bad item answers its problem in place."""
-    parts = services(request)
+    parts, who = services(request), principal_of(request)
     scope, receive = _channels(request)
     departed = Departure(receive)
     body, key = await _json_body(scope, receive, min(MAX_BATCH_BYTES, MAX_BATCH * _largest_item(parts)))
@@ -100,7 +108,9 @@ async def detect_batch(request: AnyRequest) -> ASGIApp:
         raise BatchTooLarge(f"Batch of {len(items)} exceeds maximum of {MAX_BATCH}.")
     async with asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(_item(parts, bytes(item), None if key is None else f"{key}#{index}", departed))
+            group.create_task(
+                _item(parts, who, bytes(item), None if key is None else f"{key}#{index}", departed)
+            )
             for index, item in enumerate(items)
         ]
     results = tuple(task.result() for task in tasks)
@@ -110,19 +120,21 @@ async def detect_batch(request: AnyRequest) -> ASGIApp:
 
 
 async def _item(
-    parts: Services, item: bytes, key: str | None, departed: Departure
+    parts: Services, who: Principal, item: bytes, key: str | None, departed: Departure
 ) -> DetectAnswer | ProblemDetails:
     """One item's answer; its problem is a value, so that it spares its siblings."""
     try:
         if len(item) > _largest_item(parts):
             raise TextTooLong(f"The item has {len(item)} bytes; at most {_largest_item(parts)} are taken.")
-        screened = await _screen(parts, item, key, departed)
+        screened = await _screen(parts, who, item, key, departed)
     except Problem as problem:
         return details(problem)
     return detect_answer(screened.record, recorded=screened.recorded)
 
 
-async def _screen(parts: Services, body: bytes, key: str | None, departed: Departure) -> Screened:
+async def _screen(
+    parts: Services, who: Principal, body: bytes, key: str | None, departed: Departure
+) -> Screened:
     asked = read_detect(body)
     longest = parts.settings.max_text_chars
     if len(asked.llm_response) > longest:
@@ -136,7 +148,8 @@ async def _screen(parts: Services, body: bytes, key: str | None, departed: Depar
             kind=asked.kind,
             context=context,
             context_bytes=context_bytes,
-            policy=asked.policy,
+            policy=asked.policy or who.policy,
+            client_id=who.client_id,
             idempotency_key=key,
             body_sha256=None if key is None else hashlib.sha256(body).digest(),
             departed=departed,

@@ -6,8 +6,10 @@ import msgspec
 from litestar import Request, Response, get
 
 from llmobs import __version__
+from llmobs.domain.access import EVERYTHING, Need
 from llmobs.domain.traffic import TrafficView, judge_traffic
 from llmobs.errors import StoreUnavailable
+from llmobs.http.access import needs, principal_of
 from llmobs.http.schemas import (
     Health,
     Liveness,
@@ -33,18 +35,18 @@ def _distribution(traffic: TrafficView) -> TierDistribution:
     return TierDistribution(tier1_pct=first, tier2_pct=second, tier3_pct=third)
 
 
-@get("/")
+@get("/", opt=needs(Need.PUBLIC))
 async def welcome() -> Response[bytes]:
     """What answers here."""
     return _json(Welcome(service="llmobs", version=__version__, status="running", docs="/docs"))
 
 
-@get("/health")
+@get("/health", opt=needs(Need.PUBLIC))
 async def health(request: AnyRequest) -> Response[bytes]:
     """How the service is. An odd day of traffic is a message, never a failed probe."""
     parts = services(request)
     try:
-        traffic = judge_traffic(await parts.logs.counts())
+        traffic = judge_traffic(await parts.logs.counts(EVERYTHING))
     except StoreUnavailable:
         nothing = TierDistribution(tier1_pct=0.0, tier2_pct=0.0, tier3_pct=0.0)
         return _json(
@@ -65,13 +67,13 @@ async def health(request: AnyRequest) -> Response[bytes]:
     )
 
 
-@get("/health/live")
+@get("/health/live", opt=needs(Need.PUBLIC))
 async def live() -> Response[bytes]:
     """The process answers."""
     return _json(Liveness(status="alive"))
 
 
-@get("/health/ready")
+@get("/health/ready", opt=needs(Need.PUBLIC))
 async def ready(request: AnyRequest) -> Response[bytes]:
     """Whether requests may be sent here: rules and policies loaded, database answering, at head."""
     checks = await services(request).checks()
@@ -79,10 +81,10 @@ async def ready(request: AnyRequest) -> Response[bytes]:
     return _json(Readiness(ready=is_ready, checks=checks), 200 if is_ready else 503)
 
 
-@get("/metrics/stats")
+@get("/metrics/stats", opt=needs(Need.LOGS_READ))
 async def stats(request: AnyRequest) -> Response[bytes]:
     """Counts from the database."""
-    counts = await services(request).logs.counts()
+    counts = await services(request).logs.counts(principal_of(request).view)
     traffic = judge_traffic(counts)
     return _json(
         Stats(
@@ -96,7 +98,7 @@ async def stats(request: AnyRequest) -> Response[bytes]:
     )
 
 
-@get("/metrics")
+@get("/metrics", opt=needs(Need.METRICS_READ))
 async def metrics(request: AnyRequest) -> Response[bytes]:
     """Prometheus text format."""
     return Response(

@@ -8,9 +8,11 @@ import msgspec
 from litestar import Request, Response, get
 from litestar.response import Stream
 
+from llmobs.domain.access import Need
 from llmobs.domain.risk import Action
 from llmobs.domain.subject import Kind
 from llmobs.errors import ParameterInvalid
+from llmobs.http.access import needs, principal_of
 from llmobs.http.schemas import LogEntry, LogPage, RecentLogs
 from llmobs.http.services import services
 from llmobs.store.records import LogFilter, LoggedRecord, id_of
@@ -41,21 +43,22 @@ class LogQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     since: datetime | None = None
     until: datetime | None = None
     request_id: str | None = None
+    client_id: str | None = None
     cursor: str | None = None
     limit: int = 50
     format: str = "json"
 
 
-@get("/logs/recent")
+@get("/logs/recent", opt=needs(Need.LOGS_READ))
 async def recent_logs(request: AnyRequest) -> Response[bytes]:
     """The newest verdicts."""
     query = _query(request, RecentQuery)
-    rows = await services(request).logs.recent(_limit(query.limit))
+    rows = await services(request).logs.recent(principal_of(request).view, _limit(query.limit))
     found = tuple(_entry(row) for row in rows)
     return Response(_encode(RecentLogs(total=len(found), logs=found)), media_type="application/json")
 
 
-@get("/v1/logs")
+@get("/v1/logs", opt=needs(Need.LOGS_READ))
 async def logs(request: AnyRequest) -> Response[bytes] | Stream:
     """Verdicts that match, a page at a time, or all of them as JSON lines."""
     query = _query(request, LogQuery)
@@ -68,6 +71,7 @@ async def logs(request: AnyRequest) -> Response[bytes] | Stream:
         since=_utc(query.since),
         until=_utc(query.until),
         request_id=query.request_id,
+        client_id=query.client_id,
     )
     if query.format not in {"json", "jsonl"}:
         raise ParameterInvalid("format is json or jsonl.")
@@ -76,10 +80,10 @@ async def logs(request: AnyRequest) -> Response[bytes] | Stream:
         before = None if query.cursor is None else id_of(query.cursor)
     except ValueError:
         raise ParameterInvalid("cursor is none that this service gave.") from None
-    source = services(request).logs
+    source, view = services(request).logs, principal_of(request).view
     if query.format == "jsonl":
-        return Stream(_lines(source.export(filters, before)), media_type=JSON_LINES)
-    rows, cursor = await source.page(filters, before, limit)
+        return Stream(_lines(source.export(view, filters, before)), media_type=JSON_LINES)
+    rows, cursor = await source.page(view, filters, before, limit)
     page = LogPage(logs=tuple(_entry(row) for row in rows), next_cursor=cursor)
     return Response(_encode(page), media_type="application/json")
 

@@ -6,10 +6,13 @@ from typing import Any
 import msgspec
 
 from llmobs import __version__, errors
+from llmobs.access.keys import KEY_ID
+from llmobs.access.registry import CLIENT_ID
+from llmobs.domain.access import Need
 from llmobs.domain.risk import Action
 from llmobs.domain.subject import Kind
 from llmobs.errors import Problem
-from llmobs.http import schemas
+from llmobs.http import admin, schemas
 from llmobs.http.logs import JSON_LINES, MAX_LIMIT
 from llmobs.http.problems import MEDIA_TYPE
 from llmobs.store.records import CURSOR
@@ -29,6 +32,14 @@ _TYPES = (
     schemas.Readiness,
     schemas.Liveness,
     schemas.Welcome,
+    admin.NewClient,
+    admin.ClientPatch,
+    admin.NewKey,
+    admin.Rotation,
+    admin.ClientList,
+    admin.KeyList,
+    admin.FreshKey,
+    admin.Caller,
 )
 
 _KEY = {
@@ -62,6 +73,7 @@ _LOG_QUERY = [
     _query("since", "From this time on (inclusive).", type="string", format="date-time"),
     _query("until", "Before this time.", type="string", format="date-time"),
     _query("request_id", "Only this verdict.", type="string"),
+    _query("client_id", "Only this client's.", type="string"),
     _query("cursor", "`next_cursor` of the page before.", type="string", pattern=f"^{CURSOR.pattern}$"),
     _LIMIT,
     _query("format", "`jsonl` answers every match as JSON lines.", enum=["json", "jsonl"], default="json"),
@@ -83,6 +95,16 @@ def _operation(
     **more: Any,
 ) -> dict[str, Any]:
     responses: dict[str, Any] = {str(status): answer for status, answer in answers.items()}
+    return {
+        "operationId": operation_id,
+        "summary": summary,
+        "responses": _refused(responses, problems),
+        **more,
+    }
+
+
+def _refused(responses: dict[str, Any], problems: Iterable[type[Problem]]) -> dict[str, Any]:
+    """The responses, and those of the problems beside them."""
     for problem in problems:
         known = responses.setdefault(
             str(problem.status),
@@ -93,7 +115,16 @@ def _operation(
         )
         if known["description"] != problem.title and MEDIA_TYPE in known["content"]:
             known["description"] += f"; {problem.title}"
-    return {"operationId": operation_id, "summary": summary, "responses": responses, **more}
+    return responses
+
+
+def _path_part(name: str, pattern: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "pattern": f"^{pattern}$"},
+    }
 
 
 def _json_body(schema: dict[str, Any], description: str) -> dict[str, Any]:
@@ -202,13 +233,125 @@ def _paths() -> dict[str, Any]:
     }
 
 
-def openapi_document(max_text_chars: int, policies: Iterable[str]) -> dict[str, Any]:
-    """The document for a service with this limit and these policies."""
+def _admin_paths() -> dict[str, Any]:
+    client_id = _path_part("client_id", CLIENT_ID.pattern)
+    key_id = _path_part("key_id", KEY_ID)
+    body = (errors.RequestInvalid, errors.TextTooLong, errors.MediaTypeUnsupported, errors.BodyInvalid)
+    away = errors.DatabaseUnavailable
+
+    def taken(name: str, description: str) -> dict[str, Any]:
+        return _json_body({"$ref": REF.format(name=name)}, description)
+
+    return {
+        "/v1/me": {
+            "get": _operation("me", "What the service knows of the caller", {200: _answer("Caller", "You")})
+        },
+        "/v1/admin/clients": {
+            "get": _operation("listClients", "All clients", {200: _answer("ClientList", "Clients")}, (away,)),
+            "post": _operation(
+                "createClient",
+                "Add a client",
+                {201: _answer("Client", "The client")},
+                (*body, errors.ValueRefused, errors.PolicyUnknown, errors.EntryConflict, away),
+                requestBody=taken("NewClient", "The client."),
+            ),
+        },
+        "/v1/admin/clients/{client_id}": {
+            "get": _operation(
+                "showClient",
+                "One client",
+                {200: _answer("Client", "The client")},
+                (errors.EntryUnknown, away),
+                parameters=[client_id],
+            ),
+            "patch": _operation(
+                "changeClient",
+                "Change, share or disable a client",
+                {200: _answer("Client", "The client as it is now")},
+                (
+                    *body,
+                    errors.ValueRefused,
+                    errors.PolicyUnknown,
+                    errors.EntryUnknown,
+                    errors.EntryConflict,
+                    away,
+                ),
+                parameters=[client_id],
+                requestBody=taken("ClientPatch", "What is to change."),
+            ),
+        },
+        "/v1/admin/keys": {
+            "get": _operation(
+                "listKeys",
+                "Keys, never the keys themselves",
+                {200: _answer("KeyList", "Keys")},
+                (errors.ParameterInvalid, away),
+                parameters=[_query("client_id", "Only this client's.", type="string")],
+            ),
+            "post": _operation(
+                "createKey",
+                "Make a key; it is shown this once",
+                {201: _answer("FreshKey", "The key")},
+                (*body, errors.ValueRefused, errors.EntryUnknown, errors.EntryConflict, away),
+                requestBody=taken("NewKey", "For whom, and what it may do."),
+            ),
+        },
+        "/v1/admin/keys/{key_id}": {
+            "delete": _operation(
+                "revokeKey",
+                "Void a key",
+                {200: _answer("Key", "The key as it is now")},
+                (errors.EntryUnknown, away),
+                parameters=[key_id],
+            )
+        },
+        "/v1/admin/keys/{key_id}/rotate": {
+            "post": _operation(
+                "rotateKey",
+                "Put a fresh key in the place of one, which works on for a while",
+                {201: _answer("FreshKey", "The fresh key")},
+                (*body, errors.ValueRefused, errors.EntryUnknown, errors.EntryConflict, away),
+                parameters=[key_id],
+                requestBody=taken("Rotation", "How long the old key works on."),
+            )
+        },
+    }
+
+
+def _secured(paths: dict[str, Any], needs: Iterable[tuple[str, str, Need]]) -> dict[str, Any]:
+    """Say of each operation which credentials it takes, and what it answers without them."""
+    refusals = (errors.Unauthenticated, errors.Forbidden, errors.CredentialsUnchecked)
+    for method, path, need in needs:
+        operation = paths.get(path, {}).get(method.lower())
+        if operation is None or need is Need.PUBLIC:
+            continue
+        operation["security"] = [{"apiKey": []}, {"bearer": []}]
+        _refused(operation["responses"], refusals)
+        if need is not Need.KNOWN:
+            operation["description"] = f"Needs the scope `{need.value}` where credentials are asked for."
+    return paths
+
+
+def openapi_document(
+    max_text_chars: int,
+    policies: Iterable[str],
+    needs: Iterable[tuple[str, str, Need]] = (),
+    tiers: Iterable[str] = (),
+) -> dict[str, Any]:
+    """The document for a service with this limit, these policies and rate-limit tiers.
+
+    `needs` are those of its routes, where it asks for credentials at all.
+    """
     _, components = msgspec.json.schema_components(_TYPES, ref_template=REF)
     fields = components["DetectRequest"]["properties"]
     # Not as maxLength: a longer text is refused as 413, not as one that does not validate.
     fields["llm_response"]["description"] += f" More than {max_text_chars} characters are 413."
-    fields["policy"] |= {"anyOf": [{"enum": sorted(policies)}, {"type": "null"}]}
+    policy = {"anyOf": [{"enum": sorted(policies)}, {"type": "null"}]}
+    tier = {"enum": sorted(tiers)}
+    fields["policy"] |= policy
+    for name in ("NewClient", "ClientPatch"):
+        components[name]["properties"]["policy"] |= policy
+        components[name]["properties"]["tier"] |= tier
     return {
         "openapi": "3.1.0",
         "info": {
@@ -217,6 +360,16 @@ def openapi_document(max_text_chars: int, policies: Iterable[str]) -> dict[str, 
             "description": "Inspects what language models say, before people read it, and keeps the record.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "paths": _paths(),
-        "components": {"schemas": components},
+        "paths": _secured(_paths() | _admin_paths(), needs),
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An API key, or a token of the identity provider.",
+                },
+            },
+        },
     }

@@ -52,10 +52,9 @@ def as_problem(error: Exception) -> Problem:
 
 def problem_answer(path: str, problem: Problem) -> JsonAnswer:
     """A problem as an HTTP answer."""
-    retry = () if problem.retry_after is None else ((b"retry-after", b"%d" % problem.retry_after),)
     return JsonAnswer(
         msgspec.json.encode(details(problem, path)),
-        *retry,
+        *problem.headers,
         status=problem.status,
         media_type=MEDIA_TYPE.encode(),
     )

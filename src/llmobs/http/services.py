@@ -6,7 +6,10 @@ from typing import Any, Protocol
 import msgspec
 from litestar import Request
 
+from llmobs.access.gate import Gate
+from llmobs.access.registry import Registry
 from llmobs.book import Book
+from llmobs.domain.access import View
 from llmobs.http.schemas import Check
 from llmobs.screen import Screen
 from llmobs.settings import Settings
@@ -17,14 +20,14 @@ from llmobs.telemetry.instruments import Telemetry
 class Logs(Protocol):
     """Reads recorded verdicts."""
 
-    async def recent(self, limit: int) -> list[LoggedRecord]: ...
+    async def recent(self, view: View, limit: int) -> list[LoggedRecord]: ...
     async def page(
-        self, filters: LogFilter, before_id: int | None, limit: int
+        self, view: View, filters: LogFilter, before_id: int | None, limit: int
     ) -> tuple[list[LoggedRecord], str | None]: ...
     def export(
-        self, filters: LogFilter, before_id: int | None = None
+        self, view: View, filters: LogFilter, before_id: int | None = None
     ) -> AsyncIterator[list[LoggedRecord]]: ...
-    async def counts(self) -> TierCounts: ...
+    async def counts(self, view: View) -> TierCounts: ...
 
 
 class Services(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +37,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     screen: Screen
     logs: Logs
     telemetry: Telemetry
+    gate: Gate
+    registry: Registry
     books: tuple[Book[Any], ...]
     checks: Callable[[], Awaitable[tuple[Check, ...]]]
     """The conditions of readiness, tried now."""

@@ -11,11 +11,13 @@ from sqlalchemy import Row, Select, delete, false, func, insert, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from llmobs.domain.access import View
 from llmobs.domain.record import CoverageEntry, EvidenceEntry, Record
 from llmobs.domain.risk import Action
 from llmobs.domain.subject import Kind
 from llmobs.store.database import to_json, without_nul
 from llmobs.store.tables import detection_logs, idempotency_keys, system_metrics
+from llmobs.store.tenancy import visible
 
 COLUMNS = tuple(column.name for column in detection_logs.columns if column.name != "id")
 CURSOR = re.compile(r"[1-9][0-9]{0,17}")
@@ -43,6 +45,7 @@ class LogFilter(msgspec.Struct, frozen=True, kw_only=True):
     until: datetime | None = None
     """Exclusive."""
     request_id: str | None = None
+    client_id: str | None = None
 
 
 class TierCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,17 +165,19 @@ async def by_idempotency_key(
     return None if row is None else _logged(row, body_sha256=bytes(row.body_sha256))
 
 
-async def recent(connection: AsyncConnection, limit: int) -> list[LoggedRecord]:
+async def recent(connection: AsyncConnection, view: View, limit: int) -> list[LoggedRecord]:
     """The newest verdicts, newest first."""
-    found = await connection.execute(select(detection_logs).order_by(detection_logs.c.id.desc()).limit(limit))
+    query = visible(select(detection_logs), detection_logs, view)
+    found = await connection.execute(query.order_by(detection_logs.c.id.desc()).limit(limit))
     return [_logged(row) for row in found]
 
 
 async def page(
-    connection: AsyncConnection, filters: LogFilter, before_id: int | None, limit: int
+    connection: AsyncConnection, view: View, filters: LogFilter, before_id: int | None, limit: int
 ) -> list[LoggedRecord]:
     """Verdicts that match, newest first, from below `before_id` on."""
-    query = _filtered(select(detection_logs), filters).order_by(detection_logs.c.id.desc()).limit(limit)
+    query = visible(_filtered(select(detection_logs), filters), detection_logs, view)
+    query = query.order_by(detection_logs.c.id.desc()).limit(limit)
     if before_id is not None:
         query = query.where(detection_logs.c.id < before_id)
     return [_logged(row) for row in await connection.execute(query)]
@@ -194,7 +199,7 @@ def _filtered(query: Select[Any], filters: LogFilter) -> Select[Any]:
     columns = detection_logs.c
     if filters.tier_used is not None and filters.tier_used not in TIERS:
         return query.where(false())  # the number may be larger than the column can be compared with
-    for name in ("action", "failure_class", "tier_used", "blocked", "kind", "request_id"):
+    for name in ("action", "failure_class", "tier_used", "blocked", "kind", "request_id", "client_id"):
         wanted = getattr(filters, name)
         if wanted is not None:
             query = query.where(columns[name] == (without_nul(wanted) if isinstance(wanted, str) else wanted))
@@ -223,10 +228,10 @@ def _logged(row: Row[Any], body_sha256: bytes | None = None) -> LoggedRecord:
     return LoggedRecord(**kept, body_sha256=body_sha256)
 
 
-async def counts(connection: AsyncConnection) -> TierCounts:
-    """All verdicts by tier, in one pass over one index."""
+async def counts(connection: AsyncConnection, view: View) -> TierCounts:
+    """Verdicts by tier: all of them in one pass over one index."""
     tier = detection_logs.c.tier_used
-    rows = await connection.execute(select(tier, func.count()).group_by(tier))
+    rows = await connection.execute(visible(select(tier, func.count()).group_by(tier), detection_logs, view))
     found: dict[int, int] = {row[0]: row[1] for row in rows}
     return TierCounts(
         total=sum(found.values()), tier1=found.get(1, 0), tier2=found.get(2, 0), tier3=found.get(3, 0)

@@ -1,16 +1,17 @@
 """The record as the rest of the service sees it: append, look up, count."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
 import msgspec
 
+from llmobs.domain.access import HeldKey, View
 from llmobs.domain.record import Record
 from llmobs.errors import RecordUnavailable, StoreUnavailable
 from llmobs.settings import Settings
-from llmobs.store import judgements, records
+from llmobs.store import clients, judgements, records
 from llmobs.store.database import Database
 from llmobs.store.journal import Journal, Observer
 from llmobs.store.migrate import head, revision_of
@@ -48,6 +49,11 @@ class Store:
         await self._journal.close()
         await self._writer.close()
         await self._database.dispose()
+
+    @property
+    def database(self) -> Database:
+        """The connections."""
+        return self._database
 
     @property
     def pending(self) -> int:
@@ -88,39 +94,39 @@ class Store:
                 "The database does not answer, so the Idempotency-Key cannot be honoured now."
             ) from None
 
-    async def recent(self, limit: int) -> list[LoggedRecord]:
+    async def recent(self, view: View, limit: int) -> list[LoggedRecord]:
         """The newest verdicts, newest first."""
         async with self._database.transaction() as connection:
-            return await records.recent(connection, limit)
+            return await records.recent(connection, view, limit)
 
     async def page(
-        self, filters: LogFilter, before_id: int | None, limit: int
+        self, view: View, filters: LogFilter, before_id: int | None, limit: int
     ) -> tuple[list[LoggedRecord], str | None]:
         """Verdicts that match, newest first, and the cursor of the next page, None at the end."""
         async with self._database.transaction() as connection:
-            rows = await records.page(connection, filters, before_id, limit + 1)
+            rows = await records.page(connection, view, filters, before_id, limit + 1)
         more = len(rows) > limit
         rows = rows[:limit]
         return rows, records.cursor_of(rows[-1].id) if more else None
 
     async def export(
-        self, filters: LogFilter, before_id: int | None = None
+        self, view: View, filters: LogFilter, before_id: int | None = None
     ) -> AsyncIterator[list[LoggedRecord]]:
         """Every verdict that matches, newest first, in chunks, each read in a transaction of its own."""
         before = before_id
         while True:
             async with self._database.transaction() as connection:
-                rows = await records.page(connection, filters, before, EXPORT_ROWS)
+                rows = await records.page(connection, view, filters, before, EXPORT_ROWS)
             if rows:
                 yield rows
             if len(rows) < EXPORT_ROWS:
                 return
             before = rows[-1].id
 
-    async def counts(self) -> TierCounts:
-        """All verdicts by tier."""
+    async def counts(self, view: View) -> TierCounts:
+        """Verdicts by tier."""
         async with self._database.transaction() as connection:
-            return await records.counts(connection)
+            return await records.counts(connection, view)
 
     async def snapshot(self, figures: TierCounts, *, is_healthy: bool, message: str) -> None:
         """Write the figures of this moment to `system_metrics`."""
@@ -158,6 +164,17 @@ class Store:
             deleted += gone
             if gone < SWEEP_ROWS:
                 return deleted
+
+    async def held_key(self, key_id: str) -> HeldKey | None:
+        """All that is needed to judge a key that someone shows."""
+        async with self._database.transaction() as connection:
+            return await clients.held_key(connection, key_id)
+
+    async def touch_keys(self, used: Mapping[str, datetime]) -> None:
+        """Write when keys were last used."""
+        if used:
+            async with self._database.transaction() as connection:
+                await clients.touch(connection, used)
 
     async def ping(self) -> None:
         """StoreUnavailable unless the database answers."""

@@ -11,6 +11,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     Float,
+    ForeignKey,
     Index,
     Integer,
     LargeBinary,
@@ -29,6 +30,7 @@ metadata = MetaData(
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
         "uq": "uq_%(table_name)s_%(column_0_N_name)s",
         "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
     }
 )
 
@@ -92,6 +94,7 @@ detection_logs = Table(
     Column("policy_version", Integer, nullable=False),
     Column("client_id", Text, nullable=True),
     UniqueConstraint("request_id"),
+    Index(None, "client_id", "id"),  # a client's own rows, newest first
     *(Index(None, name) for name in ("action", "tier_used", "blocked", "failure_class", "created_at")),
     sqlite_autoincrement=True,  # no id is given twice, or a cursor could lead to another row
 )
@@ -129,4 +132,41 @@ judgements = Table(
     Column("value", LargeBinary, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
     Index(None, "expires_at"),
+)
+
+clients = Table(
+    "clients",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("tier", Text, nullable=False),
+    Column("policy", Text, nullable=True),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("disabled_at", UtcDateTime, nullable=True),
+)
+
+client_readers = Table(
+    "client_readers",
+    metadata,
+    Column("client_id", Text, ForeignKey("clients.id"), nullable=False),  # whose rows
+    Column("reader_id", Text, ForeignKey("clients.id"), nullable=False),  # may be read by whom as well
+    PrimaryKeyConstraint("client_id", "reader_id"),
+    Index(None, "reader_id"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),  # stands in the key in the clear
+    Column("client_id", Text, ForeignKey("clients.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),  # keyed with a pepper that is not in the database
+    _json("scopes"),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=True),
+    Column("revoked_at", UtcDateTime, nullable=True),
+    Column("last_used_at", UtcDateTime, nullable=True),
+    Column("replaced_by", Text, nullable=True),
+    Index(None, "client_id"),
 )

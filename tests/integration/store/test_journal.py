@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from support.store import Heard, make_record
 
+from llmobs.domain.access import EVERYTHING
 from llmobs.domain.record import Record
 from llmobs.errors import Overloaded, RecordUnavailable
 from llmobs.settings import Settings
@@ -33,7 +34,9 @@ async def test_records_that_come_together_share_a_commit(store: Store, heard: He
     await asyncio.gather(*(store.append(record) for record in given))
     assert sum(heard.batches) == 200
     assert len(heard.batches) <= 3
-    assert [row.request_id for row in reversed(await store.recent(500))] == [r.request_id for r in given]
+    assert [row.request_id for row in reversed(await store.recent(EVERYTHING, 500))] == [
+        r.request_id for r in given
+    ]
 
 
 async def test_a_caller_who_leaves_harms_nobody(store: Store) -> None:
@@ -46,7 +49,7 @@ async def test_a_caller_who_leaves_harms_nobody(store: Store) -> None:
     assert [type(one) for one in done[::2]] == [asyncio.CancelledError] * 5
     assert done[1::2] == [Kept(recorded=True)] * 5
     assert await store.append(make_record()) == Kept(recorded=True)
-    written = {row.request_id for row in await store.recent(50)}
+    written = {row.request_id for row in await store.recent(EVERYTHING, 50)}
     assert {record.request_id for record in given[1::2]} <= written
 
 
@@ -76,7 +79,7 @@ async def test_the_second_with_a_key_gets_the_first_verdict(store: Store) -> Non
         assert kept.duplicate_of is not None
         assert kept.duplicate_of.request_id == first.request_id
         assert kept.duplicate_of.body_sha256 == BODY  # which tells a repeat from a reuse
-    assert (await store.counts()).total == 1
+    assert (await store.counts(EVERYTHING)).total == 1
     found = await store.by_idempotency_key("client-1", "key")
     assert found is not None
     assert found.llm_response == "first"
@@ -86,7 +89,7 @@ async def test_the_second_with_a_key_gets_the_first_verdict(store: Store) -> Non
 async def test_keys_of_different_clients_do_not_meet(store: Store) -> None:
     for client in ("a", "b", None):
         assert await store.append(_keyed(client_id=client)) == Kept(recorded=True)
-    assert (await store.counts()).total == 3
+    assert (await store.counts(EVERYTHING)).total == 3
 
 
 async def test_of_many_at_once_with_one_key_one_wins(settings: Settings, heard: Heard) -> None:
@@ -96,7 +99,7 @@ async def test_of_many_at_once_with_one_key_one_wins(settings: Settings, heard: 
         winners = [r.request_id for r, kept in zip(given, done, strict=True) if kept.duplicate_of is None]
         assert len(winners) == 1
         assert {k.duplicate_of.request_id for k in done if k.duplicate_of is not None} == set(winners)
-        assert [row.request_id for row in await one.recent(50)] == winners
+        assert [row.request_id for row in await one.recent(EVERYTHING, 50)] == winners
 
 
 async def test_crossing_keys_of_two_processes_do_not_block_each_other(
@@ -120,7 +123,7 @@ async def test_a_bad_row_is_refused_alone(store: Store, heard: Heard, poison: di
     done = await asyncio.gather(*(store.append(record) for record in given), return_exceptions=True)
     assert isinstance(done.pop(4), RecordUnavailable)
     assert done == [Kept(recorded=True)] * 9
-    assert (await store.counts()).total == 9
+    assert (await store.counts(EVERYTHING)).total == 9
     assert len(heard.failures) == 1
 
 
@@ -136,7 +139,7 @@ async def test_names_of_any_length_are_kept(store: Store) -> None:
     long = "x" * 1000
     record = make_record(failure_class=long, policy_id=long, method=long, client_id=long)
     assert await store.append(record) == Kept(recorded=True)
-    [row] = await store.recent(1)
+    [row] = await store.recent(EVERYTHING, 1)
     assert (row.failure_class, row.policy_id, row.method, row.client_id) == (long,) * 4
 
 
@@ -159,7 +162,9 @@ async def test_batches_of_any_size_are_written_in_order_and_repeats_left_alone(
     given = [make_record() for _ in range(size)]
     await store._writer.write(given)
     await store._writer.write(given[: size // 2 + 1])
-    assert [row.request_id for row in reversed(await store.recent(500))] == [r.request_id for r in given]
+    assert [row.request_id for row in reversed(await store.recent(EVERYTHING, 500))] == [
+        r.request_id for r in given
+    ]
 
 
 @pytest.mark.parametrize("size", [3, 100])
@@ -167,13 +172,13 @@ async def test_a_refused_row_leaves_nothing_of_its_batch(store: Store, size: int
     given = [make_record() for _ in range(size)]
     with pytest.raises(RowRefused):
         await store._writer.write([*given, make_record(method=None)])
-    assert (await store.counts()).total == 0
+    assert (await store.counts(EVERYTHING)).total == 0
     await store._writer.write(given)
-    assert (await store.counts()).total == size
+    assert (await store.counts(EVERYTHING)).total == size
 
 
 async def test_plain_and_keyed_verdicts_of_one_batch_are_both_kept(store: Store) -> None:
     given = [make_record() if n % 2 else _keyed(idempotency_key=f"key {n // 4}") for n in range(20)]
     done = await asyncio.gather(*(store.append(record) for record in given))
     assert sum(kept.duplicate_of is None for kept in done) == 15
-    assert (await store.counts()).total == 15
+    assert (await store.counts(EVERYTHING)).total == 15

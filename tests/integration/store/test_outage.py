@@ -18,6 +18,7 @@ import pytest
 from support.postgres import OwnServer, new_database
 from support.store import Heard, make_record, until
 
+from llmobs.domain.access import EVERYTHING
 from llmobs.domain.record import Record
 from llmobs.errors import RecordUnavailable, StoreUnavailable
 from llmobs.settings import Settings, StoreOnFailure, Synchronous
@@ -136,7 +137,7 @@ async def _opened(settings: Settings) -> AsyncIterator[Store]:
 
 
 async def _ids(store: Store) -> list[str]:
-    rows, _ = await store.page(LogFilter(), None, 500)
+    rows, _ = await store.page(EVERYTHING, LogFilter(), None, 500)
     return [row.request_id for row in reversed(rows)]
 
 
@@ -215,7 +216,12 @@ async def test_a_reader_is_told_that_the_database_is_away(fragile: OwnServer, tm
         assert await store.is_at_head()
         stopped.begin()
         try:
-            for question in (store.ping, store.is_at_head, store.counts, lambda: store.recent(5)):
+            for question in (
+                store.ping,
+                store.is_at_head,
+                lambda: store.counts(EVERYTHING),
+                lambda: store.recent(EVERYTHING, 5),
+            ):
                 with pytest.raises(StoreUnavailable) as told:
                     await question()
                 assert "127.0.0.1" not in str(told.value)

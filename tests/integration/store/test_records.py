@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import select
 from support.store import make_record
 
+from llmobs.domain.access import EVERYTHING
 from llmobs.domain.record import Record
 from llmobs.domain.risk import Action
 from llmobs.domain.subject import Kind
@@ -40,7 +41,7 @@ async def test_every_field_comes_back_as_it_went_in(database: Database, store: S
         tier_used=3,
     )
     await _insert(database, given)
-    [row] = await store.recent(10)
+    [row] = await store.recent(EVERYTHING, 10)
     assert _as_record(row) == msgspec.structs.asdict(given)
     assert row.created_at.utcoffset() == timedelta(0)
 
@@ -50,20 +51,20 @@ async def test_what_may_be_absent_comes_back_absent(database: Database, store: S
         context=None, failure_class=None, severity=None, client_id=None, scores={}, evidence=(), coverage=()
     )
     await _insert(database, given)
-    [row] = await store.recent(10)
+    [row] = await store.recent(EVERYTHING, 10)
     assert _as_record(row) == msgspec.structs.asdict(given)
 
 
 async def test_a_time_of_another_zone_is_the_same_moment(database: Database, store: Store) -> None:
     await _insert(database, make_record(created_at=NOW.astimezone(timezone(timedelta(hours=5)))))
-    [row] = await store.recent(1)
+    [row] = await store.recent(EVERYTHING, 1)
     assert row.created_at == NOW
 
 
 async def test_nul_is_kept_as_its_symbol_everywhere(database: Database, store: Store) -> None:
     context = {"k\0": ["a\0\0b", {"x": "\\\0"}], "plain": "\\u0000 stays"}
     await _insert(database, make_record(llm_response="a\0b", context=context))
-    [row] = await store.recent(1)
+    [row] = await store.recent(EVERYTHING, 1)
     assert row.llm_response == "a␀b"
     assert row.context == {"k␀": ["a␀␀b", {"x": "\\␀"}], "plain": "\\u0000 stays"}
 
@@ -79,8 +80,10 @@ async def test_the_same_request_is_written_once(database: Database, store: Store
     first = make_record(llm_response="first")
     await _insert(database, first)
     await _insert(database, make_record(request_id=first.request_id, llm_response="second"), make_record())
-    assert [r.llm_response for r in await store.recent(10) if r.request_id == first.request_id] == ["first"]
-    assert (await store.counts()).total == 2
+    assert [
+        r.llm_response for r in await store.recent(EVERYTHING, 10) if r.request_id == first.request_id
+    ] == ["first"]
+    assert (await store.counts(EVERYTHING)).total == 2
 
 
 @pytest.mark.parametrize(
@@ -120,7 +123,7 @@ async def test_filters_give_what_matches_newest_first(
                 **change,
             ),
         )
-    rows, cursor = await store.page(wanted, None, 10)
+    rows, cursor = await store.page(EVERYTHING, wanted, None, 10)
     assert [int(row.request_id[-1]) for row in rows] == matching[::-1]
     assert cursor is None
 
@@ -131,7 +134,7 @@ async def test_pages_hold_every_row_once_while_rows_are_added(database: Database
     seen: list[str] = []
     cursor = None
     while True:
-        rows, cursor = await store.page(LogFilter(), None if cursor is None else id_of(cursor), 5)
+        rows, cursor = await store.page(EVERYTHING, LogFilter(), None if cursor is None else id_of(cursor), 5)
         seen += [row.request_id for row in rows]
         await _insert(database, make_record())
         if cursor is None:
@@ -148,14 +151,14 @@ def test_a_cursor_that_we_never_gave_is_refused(cursor: str) -> None:
 async def test_an_export_gives_every_row_in_chunks(database: Database, store: Store) -> None:
     given = [make_record() for _ in range(EXPORT_ROWS + 7)]
     await _insert(database, *given)
-    chunks = [chunk async for chunk in store.export(LogFilter())]
+    chunks = [chunk async for chunk in store.export(EVERYTHING, LogFilter())]
     assert [len(chunk) for chunk in chunks] == [EXPORT_ROWS, 7]
     assert [row.request_id for chunk in chunks for row in chunk] == [r.request_id for r in reversed(given)]
 
 
 async def test_counts_are_by_tier_and_a_snapshot_keeps_them(database: Database, store: Store) -> None:
     await _insert(database, *(make_record(tier_used=tier) for tier in (1, 1, 1, 2)))
-    counts = await store.counts()
+    counts = await store.counts(EVERYTHING)
     assert (counts.total, counts.tier1, counts.tier2, counts.tier3) == (4, 3, 1, 0)
     await store.snapshot(counts, is_healthy=False, message="odd")
     async with database.transaction() as connection:
@@ -167,7 +170,7 @@ async def test_counts_are_by_tier_and_a_snapshot_keeps_them(database: Database, 
 
 
 async def test_an_empty_log_counts_nothing(store: Store) -> None:
-    counts = await store.counts()
+    counts = await store.counts(EVERYTHING)
     await store.snapshot(counts, is_healthy=True, message="")
     assert counts.total == 0
 
@@ -180,7 +183,7 @@ async def test_retention_deletes_old_verdicts_with_their_keys(
     kept = make_record(created_at=NOW + timedelta(days=1), idempotency_key="new", body_sha256=b"\1" * 32)
     await _insert(database, *old, kept)
     assert await store.delete_before(NOW + timedelta(hours=1)) == 5
-    assert [row.request_id for row in await store.recent(10)] == [kept.request_id]
+    assert [row.request_id for row in await store.recent(EVERYTHING, 10)] == [kept.request_id]
     async with database.transaction() as connection:
         keys = (await connection.execute(select(idempotency_keys.c.key))).scalars().all()
     assert keys == ["new"]
@@ -189,8 +192,8 @@ async def test_retention_deletes_old_verdicts_with_their_keys(
 
 async def test_an_id_is_never_given_twice(database: Database, store: Store) -> None:
     await _insert(database, make_record(created_at=NOW))
-    [gone] = await store.recent(1)
+    [gone] = await store.recent(EVERYTHING, 1)
     await store.delete_before(NOW + timedelta(hours=1))
     await _insert(database, make_record())
-    [row] = await store.recent(1)
+    [row] = await store.recent(EVERYTHING, 1)
     assert row.id > gone.id

@@ -1,0 +1,51 @@
+"""The gate as the settings want it."""
+
+import ipaddress
+
+from llmobs.access.gate import Gate, Lookup
+from llmobs.access.keys import Pepper, pepper_from
+from llmobs.errors import SettingsInvalid
+from llmobs.settings import AuthMode, Settings
+
+LOOPBACK_NAMES = frozenset({"localhost", "localhost.localdomain"})
+
+
+def installed_pepper(settings: Settings) -> Pepper | None:
+    """The pepper where keys are taken, or where one is set for the administrators' endpoints to use."""
+    if settings.auth_mode.takes_keys or settings.key_pepper or settings.key_pepper_file:
+        return pepper_from(settings)
+    return None
+
+
+def installed_gate(settings: Settings, pepper: Pepper | None, lookup: Lookup) -> Gate:
+    """The gate; SettingsInvalid where the settings would leave the service open to strangers."""
+    refuse_open_door(settings)
+    return Gate(
+        pepper=pepper if settings.auth_mode.takes_keys else None,
+        lookup=lookup,
+        cache_seconds=settings.auth_cache_seconds,
+        outage_seconds=settings.auth_outage_seconds,
+        open_metrics=settings.metrics_open,
+    )
+
+
+def refuse_open_door(settings: Settings) -> None:
+    """SettingsInvalid when everybody could call from elsewhere and nobody has said that this is wanted."""
+    if (
+        settings.auth_mode is not AuthMode.NONE
+        or settings.auth_none_anywhere
+        or is_loopback(settings.api_host)
+    ):
+        return
+    raise SettingsInvalid(
+        f"API_HOST={settings.api_host} can be reached from other machines and LLMOBS_AUTH_MODE is none: set "
+        "LLMOBS_AUTH_MODE=keys (docs/access.md), or LLMOBS_AUTH_NONE_ANYWHERE=true if the network keeps others out"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() in LOOPBACK_NAMES
