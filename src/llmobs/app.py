@@ -14,6 +14,7 @@ import structlog
 from litestar import Litestar
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
+from opentelemetry.sdk.resources import Resource
 
 from llmobs.access.gate import Gate
 from llmobs.access.registry import Registry
@@ -41,8 +42,10 @@ from llmobs.policies import PolicyBook, classes_by_example, policy_book, shared_
 from llmobs.screen import Journal, Screen
 from llmobs.settings import Settings, load_settings
 from llmobs.store.store import Store
+from llmobs.supervised import end_with_supervisor, folder_from
 from llmobs.telemetry.instruments import Telemetry
 from llmobs.telemetry.judging import JudgeTelemetry
+from llmobs.telemetry.ledger import Ledger
 from llmobs.telemetry.logs import configure_logs
 from llmobs.telemetry.otlp import Tracing, metric_exporter_from, resource, tracing_from
 from llmobs.traced import TracedEdge, TracedJournal, TracedPipeline, TracedScreen
@@ -51,6 +54,8 @@ log = structlog.get_logger("llmobs.app")
 
 TOUCH_SECONDS = 30.0
 """How often it is written down when keys were last used."""
+GAUGE_SECONDS = 1.0
+"""How old another worker's gauges may be in a scrape."""
 PROBE_SECONDS = 15.0
 """How often the judge's providers are looked at, for what `/health/ready` says of them."""
 
@@ -219,6 +224,7 @@ async def _every(seconds: float, call: Callable[[], Awaitable[None]]) -> None:
 def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
     """The ASGI application. `llmobs serve` calls it in every worker."""
     settings = settings or load_settings(os.environ)
+    end_with_supervisor(os.environ)
     request_log = configure_logs(settings.log_level, settings.log_format)
     rules = rule_book(settings.rules_path, settings.excluded_rules)
     policies = policy_book(
@@ -227,9 +233,7 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
     books: tuple[Book[Any], ...] = (rules, policies)
     who = resource()
     tracing = tracing_from(os.environ, who)
-    telemetry = Telemetry(
-        resource=who, pushed_by=metric_exporter_from(os.environ), exemplars=tracing is not None
-    )
+    telemetry = _telemetry(who, exemplars=tracing is not None)
     store = Store(settings, telemetry)
     pepper = installed_pepper(settings)
     gate = installed_gate(settings, pepper, store.held_key)
@@ -279,7 +283,7 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
         if threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(signal.SIGHUP, background.reload_now)
         await asyncio.to_thread(rules.current.warm)
-        async with store, nullcontext() if judge is None else judge.judge:
+        async with store, nullcontext() if judge is None else judge.judge, _gauges_shown(telemetry):
             if judge is not None:
                 for status in await judge.judge.probe():
                     level = log.info if status.ok else log.warning
@@ -345,6 +349,35 @@ def _litestar(
     )
     list(access.route_needs(app))  # a route without a need ends the start, not a request
     return app
+
+
+def _telemetry(who: Resource, *, exemplars: bool) -> Telemetry:
+    """The instruments, which count with those of the other workers where there are any."""
+    shared = folder_from(os.environ)
+    return Telemetry(
+        resource=who,
+        pushed_by=metric_exporter_from(os.environ),
+        exemplars=exemplars,
+        ledger=None if shared is None else Ledger(shared),
+    )
+
+
+@asynccontextmanager
+async def _gauges_shown(telemetry: Telemetry) -> AsyncIterator[None]:
+    """Meanwhile other workers' scrapes see this one's gauges."""
+
+    async def publish() -> None:
+        while telemetry.is_shared:
+            telemetry.publish_gauges()
+            await asyncio.sleep(GAUGE_SECONDS)
+
+    task = asyncio.create_task(publish())
+    task.add_done_callback(_tell)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 def _show(

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ from granian.server.mp import MPServer
 from llmobs.access.setup import installed_pepper, refuse_open_door
 from llmobs.settings import Settings
 from llmobs.store.migrate import is_current, upgrade
+from llmobs.supervised import shared_folder, supervise
 
 
 class ReloadingServer(MPServer):
@@ -48,7 +50,14 @@ def run(settings: Settings, *, migrate: bool) -> None:
             f"llmobs: something listens on {settings.api_host} port {settings.api_port} already", err=True
         )
         sys.exit(2)
-    server = ReloadingServer(
+    supervise()
+    # Several workers count together, so that a scrape shows their sum whichever it reaches.
+    with shared_folder() if settings.api_workers > 1 else nullcontext():
+        _server(settings).serve()
+
+
+def _server(settings: Settings) -> ReloadingServer:
+    return ReloadingServer(
         "llmobs.app:create_app",
         factory=True,
         address=settings.api_host,
@@ -61,7 +70,6 @@ def run(settings: Settings, *, migrate: bool) -> None:
         respawn_failed_workers=True,
         workers_kill_timeout=30,
     )
-    server.serve()
 
 
 def _is_free(host: str, port: int) -> bool:

@@ -106,9 +106,10 @@ class Service:
                 return error.code
 
     def workers(self) -> list[int]:
-        """Process ids of the workers: those children of the supervisor that listen."""
+        """Process ids of the workers that live; a dead one has no command line."""
         assert self.process is not None
-        return [pid for pid in children(self.process.pid) if b"resource_tracker" not in command_line(pid)]
+        told = {pid: command_line(pid) for pid in children(self.process.pid)}
+        return [pid for pid, line in told.items() if line and b"resource_tracker" not in line]
 
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")[-4000:]

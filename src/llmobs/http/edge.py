@@ -64,6 +64,7 @@ class Edge:
         traceparent = scope.get(SPAN) or (_joined(trace) if trace else b"")
         line: dict[str, Any] = {}
         status = 500
+        seconds = 0.0
         quick = self._quick.get(scope["path"]) if scope["method"] == "POST" else None
         try:
             if quick is not None:
@@ -72,6 +73,9 @@ class Edge:
                 request_id = request_id or _own_id(line)
                 answer.headers += _told(request_id, traceparent)
                 status = answer.status
+                # Before the answer leaves: who has it may look at /metrics the next moment.
+                seconds = perf_counter() - started
+                self._telemetry.request(scope["method"], scope["path"], status, seconds)
                 await answer(scope, receive, send)
                 return
             state: dict[str, Any] = scope.setdefault("state", {})
@@ -91,21 +95,44 @@ class Edge:
                 if "problem" in state:
                     line["problem"] = state["problem"]
         finally:
-            seconds = perf_counter() - started
-            method = scope["method"] if scope["method"] in METHODS else "other"
-            path = scope.get("path_template") or "unmatched"
+            self._finish(
+                scope,
+                line,
+                status=status,
+                started=started,
+                counted=seconds,
+                request_id=request_id,
+                traceparent=traceparent,
+            )
+
+    def _finish(
+        self,
+        scope: "Scope",
+        line: dict[str, Any],
+        *,
+        status: int,
+        started: float,
+        counted: float,
+        request_id: bytes,
+        traceparent: bytes,
+    ) -> None:
+        """One metric, unless it was `counted` (seconds) before, and one log line."""
+        seconds = counted or perf_counter() - started
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        path = scope.get("path_template") or "unmatched"
+        if not counted:
             self._telemetry.request(method, path, status, seconds)
-            told = {
-                "method": method,
-                "path": path,
-                "status": status,
-                "ms": round(seconds * 1000, 2),
-                "request_id": request_id.decode(),
-            }
-            if traceparent:
-                told["trace_id"] = traceparent[3:35].decode()
-                told["span_id"] = traceparent[36:52].decode()
-            self._log(told | line)
+        told = {
+            "method": method,
+            "path": path,
+            "status": status,
+            "ms": round(seconds * 1000, 2),
+            "request_id": request_id.decode(),
+        }
+        if traceparent:
+            told["trace_id"] = traceparent[3:35].decode()
+            told["span_id"] = traceparent[36:52].decode()
+        self._log(told | line)
 
 
 def _own_id(known: "dict[str, Any]") -> bytes:

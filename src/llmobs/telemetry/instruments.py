@@ -8,6 +8,8 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from operator import add
+from threading import get_ident
 from time import time_ns
 from typing import Any, NamedTuple
 
@@ -35,9 +37,13 @@ from llmobs import __version__
 from llmobs.domain.detection import Failed, Ran, Report
 from llmobs.domain.risk import Action
 from llmobs.domain.verdict import Verdict
+from llmobs.telemetry.ledger import Kept, Ledger
 
 SCOPE = "llmobs"
 """Instrumentation scope of all that is declared here."""
+
+
+_ACROSS: dict[str, Callable[[float, float], float]] = {"sum": add, "max": max, "min": min}
 
 
 class Metric(NamedTuple):
@@ -49,6 +55,8 @@ class Metric(NamedTuple):
     attributes: tuple[str, ...]
     meaning: str
     buckets: tuple[float, ...] = ()
+    across: str = "sum"
+    """What one scrape shows of a gauge that several workers have: their sum, max or min."""
 
     @property
     def exported(self) -> str:
@@ -199,15 +207,28 @@ METRICS = {
             "",
             ("provider",),
             "State of a provider's breaker: 0 closed, 1 half-open, 2 open.",
+            across="max",
         ),
         Metric("judge_breaker_moves", "counter", "", ("provider", "state"), "Breakers' changes of state."),
         Metric("judge_in_flight", "gauge", "", (), "Calls of the judge that are out now."),
         Metric(
-            "configuration_refused", "gauge", "", ("book",), "1 while a changed folder is refused, else 0."
+            "configuration_refused",
+            "gauge",
+            "",
+            ("book",),
+            "1 while a changed folder is refused, else 0.",
+            across="max",
         ),
         Metric("journal_capacity", "gauge", "", (), "Verdicts that may wait for the database."),
         Metric("spool_capacity", "gauge", "By", (), "Largest size of the spool."),
-        Metric("rules_loaded", "gauge", "", ("origin",), "Rules in force: builtin, and own of your folder."),
+        Metric(
+            "rules_loaded",
+            "gauge",
+            "",
+            ("origin",),
+            "Rules in force: builtin, and own of your folder.",
+            across="min",
+        ),
         Metric(
             "detection_tier_ready",
             "gauge",
@@ -215,6 +236,7 @@ METRICS = {
             ("tier",),
             "1 while the tier has what it works with, looked at in each scrape: 1 its rules, 2 its trained "
             "files, 3 a provider that answers. None for a tier that is switched off.",
+            across="min",
         ),
         Metric(
             "llmobs_canary_success",
@@ -222,6 +244,7 @@ METRICS = {
             "",
             ("tier", "detector", "failure_class", "sample"),
             "1 if the detector told the known sample (bad or good) rightly when it was last sent, else 0.",
+            across="min",
         ),
         Metric(
             "llmobs_canary_age",
@@ -229,6 +252,7 @@ METRICS = {
             "s",
             ("tier",),
             "Time since a known sample was last sent through the tier, or since the start.",
+            across="max",
         ),
     )
 }
@@ -254,24 +278,79 @@ class Distribution:
         self.least = min(self.least, value)
         self.greatest = max(self.greatest, value)
 
+    def add(self, numbers: Sequence[float]) -> None:
+        """Add another's: total, least, greatest, then its buckets."""
+        self.total += numbers[0]
+        self.least = min(self.least, numbers[1])
+        self.greatest = max(self.greatest, numbers[2])
+        self.counts = [mine + int(theirs) for mine, theirs in zip(self.counts, numbers[3:], strict=True)]
+
+
+class SharedDistribution(Distribution):
+    """One whose numbers stand in the ledger: total, least, greatest, then the buckets."""
+
+    __slots__ = ("_cells",)
+
+    def __init__(self, bounds: Sequence[float], cells: "memoryview[float]") -> None:
+        super().__init__(bounds)
+        self._cells = cells
+        if any(cells[3:]):
+            self.add(cells.tolist())
+        else:
+            cells[1], cells[2] = self.least, self.greatest
+
+    def record(self, value: float) -> None:
+        """See Distribution."""
+        super().record(value)
+        cells = self._cells
+        cells[3 + bisect_left(self._bounds, value)] += 1
+        cells[0], cells[1], cells[2] = self.total, self.least, self.greatest
+
 
 class Histograms:
     """The histograms' tallies, and what an SDK reader exports of them."""
 
-    def __init__(self, metrics: Iterable[Metric]) -> None:
+    def __init__(self, metrics: Iterable[Metric], ledger: Ledger | None = None) -> None:
         self._metrics = tuple(metrics)
+        self._ledger = ledger
         self._tallies: dict[str, dict[tuple[str, ...], Distribution]] = {
             metric.name: {} for metric in self._metrics
         }
         self._bounds = {metric.name: metric.buckets for metric in self._metrics}
         self._started = time_ns()
+        if ledger is not None:  # what a worker before us counted in this slot
+            for entry, _ in list(ledger.own("histogram")):
+                self._tallies[entry[1]][entry[2:]] = self._new(entry[1], entry[2:])
+
+    def _new(self, name: str, attributes: tuple[str, ...]) -> Distribution:
+        bounds = self._bounds[name]
+        if self._ledger is None:
+            return Distribution(bounds)
+        return SharedDistribution(
+            bounds, self._ledger.cells(("histogram", name, *attributes), len(bounds) + 4)
+        )
+
+    def _all_workers(self) -> dict[str, dict[tuple[str, ...], Distribution]]:
+        """The tallies of all workers together."""
+        assert self._ledger is not None  # noqa: S101  # asked only where there is one
+        summed: dict[str, dict[tuple[str, ...], Distribution]] = {name: {} for name in self._tallies}
+        for name, tally in self._tallies.items():
+            for attributes, own in list(tally.items()):
+                summed[name][attributes] = Distribution(self._bounds[name])
+                summed[name][attributes].add([own.total, own.least, own.greatest, *own.counts])
+        for entry, numbers, _ in self._ledger.others("histogram"):
+            name, key = entry[1], entry[2:]
+            if key not in summed[name]:
+                summed[name][key] = Distribution(self._bounds[name])
+            summed[name][key].add(numbers)
+        return summed
 
     def record(self, name: str, attributes: tuple[str, ...], value: float) -> None:
         """Count a value of the histogram `name`; the attributes in the order of its declaration."""
         tally = self._tallies[name]
         found = tally.get(attributes)
         if found is None:
-            found = tally[attributes] = Distribution(self._bounds[name])
+            found = tally[attributes] = self._new(name, attributes)
         found.record(value)
 
     def exemplars(self, name: str, attributes: tuple[str, ...]) -> list[Exemplar]:
@@ -286,8 +365,12 @@ class Histograms:
         if collected is None:  # without any instrument that answered
             return None
         now = time_ns()
+        # What is pushed names its process; a scrape reaches one worker and must speak for all.
+        tallies = self._tallies if self._ledger is None or pushed is not None else self._all_workers()
         streams = [
-            self._stream(metric, now, pushed) for metric in self._metrics if self._tallies[metric.name]
+            self._stream(metric, tallies[metric.name], now, pushed)
+            for metric in self._metrics
+            if tallies[metric.name]
         ]
         return MetricsData(
             [
@@ -309,7 +392,13 @@ class Histograms:
             ]
         )
 
-    def _stream(self, metric: Metric, now: int, pushed: "Pushed | None") -> MetricStream:
+    def _stream(
+        self,
+        metric: Metric,
+        tally: dict[tuple[str, ...], Distribution],
+        now: int,
+        pushed: "Pushed | None",
+    ) -> MetricStream:
         points = [
             HistogramDataPoint(
                 attributes=dict(zip(metric.attributes, key, strict=True)),
@@ -323,7 +412,7 @@ class Histograms:
                 max=found.greatest,
                 exemplars=[] if pushed is None else self.exemplars(metric.name, key),
             )
-            for key, found in list(self._tallies[metric.name].items())
+            for key, found in list(tally.items())
             for counts in [found.counts.copy()]
         ]
         temporality = AggregationTemporality.CUMULATIVE
@@ -337,8 +426,8 @@ class Histograms:
 class ExemplaryHistograms(Histograms):
     """Histograms that remember, a bucket, the span in which a value was last counted."""
 
-    def __init__(self, metrics: Iterable[Metric]) -> None:
-        super().__init__(metrics)
+    def __init__(self, metrics: Iterable[Metric], ledger: Ledger | None = None) -> None:
+        super().__init__(metrics, ledger)
         self._exemplars: dict[tuple[str, tuple[str, ...]], dict[int, Exemplar]] = {}
 
     def record(self, name: str, attributes: tuple[str, ...], value: float) -> None:
@@ -422,11 +511,27 @@ class Telemetry:
         resource: Resource | None = None,
         pushed_by: MetricExporter | None = None,
         exemplars: bool = False,
+        ledger: Ledger | None = None,
     ) -> None:
-        """`pushed_by` gets all metrics at an interval; `exemplars` where spans are made."""
+        """`pushed_by` gets all metrics at an interval; `exemplars` where spans are made.
+
+        With a `ledger` a scrape shows the sum over all workers that share its folder.
+        """
         self._registry = CollectorRegistry()
+        self._ledger = ledger
+        self._scraping: int | None = None
+        """The thread that answers a scrape, while it does: what it reads is all workers'."""
+        self._elsewhere: dict[tuple[str, str], list[tuple[tuple[str, ...], Sequence[float]]]] = {}
+        """What the other workers' slots hold during a scrape, by kind and metric."""
+        self._shown: dict[tuple[str, ...], memoryview[float]] = {}
+        if ledger is not None:
+            for key, _ in list(ledger.own("gauge")):  # of the worker that had the slot before
+                self._shown[key] = ledger.cells(key, 2)
+                self._shown[key][1] = 0.0
         histograms = ExemplaryHistograms if exemplars else Histograms
-        self._histograms = histograms(metric for metric in METRICS.values() if metric.kind == "histogram")
+        self._histograms = histograms(
+            (metric for metric in METRICS.values() if metric.kind == "histogram"), ledger
+        )
         readers: list[MetricReader] = [_Reader(self._histograms, self._registry)]
         if pushed_by is not None:
             readers.append(_Pusher(self._histograms, pushed_by))
@@ -435,13 +540,15 @@ class Telemetry:
             metric_readers=readers,
         )
         meter = self._provider.get_meter(SCOPE, __version__)
-        self._tallies: dict[str, defaultdict[tuple[str, ...], float]] = {}
+        self._tallies: dict[str, dict[tuple[str, ...], float]] = {}
         self.gauges: dict[str, Callable[[], Iterable[tuple[tuple[str, ...], float]]]] = {}
         """Where the gauges read their values; set by whoever owns the value."""
         for metric in METRICS.values():
             match metric.kind:
                 case "counter":
-                    self._tallies[metric.name] = defaultdict(float)
+                    self._tallies[metric.name] = (
+                        defaultdict(float) if ledger is None else Kept(ledger, metric.name)
+                    )
                     meter.create_observable_counter(
                         metric.name,
                         [self._tally_reader(metric)],
@@ -458,20 +565,24 @@ class Telemetry:
                 case _:
                     pass  # histograms are tallied by `Histograms`
         # Present from the first scrape on, so that rates and absent-alerts work before traffic.
-        self._tallies["detection_blocked"][()] = 0
-        self._tallies["detection_degraded"][()] = 0
+        self._tallies["detection_blocked"][()] += 0
+        self._tallies["detection_degraded"][()] += 0
         for tier in ("1", "2", "3"):
-            self._tallies["detection_tier"][(tier,)] = 0
+            self._tallies["detection_tier"][(tier,)] += 0
         for action in Action:
-            self._tallies["detection_action"][(action.value,)] = 0
+            self._tallies["detection_action"][(action.value,)] += 0
 
     def _tally_reader(self, metric: Metric) -> Callable[[CallbackOptions], Sequence[Observation]]:
         tally = self._tallies[metric.name]
 
         def read(_: CallbackOptions) -> Sequence[Observation]:
+            values = dict(tally)
+            if self._ledger is not None and self._scraping == get_ident():
+                for key, numbers in self._elsewhere.get(("counter", metric.name), ()):
+                    values[key] = values.get(key, 0.0) + numbers[0]
             return [
                 Observation(value, dict(zip(metric.attributes, key, strict=True)))
-                for key, value in list(tally.items())
+                for key, value in values.items()
             ]
 
         return read
@@ -481,11 +592,36 @@ class Telemetry:
             source = self.gauges.get(metric.name)
             if source is None:
                 return ()
+            values = dict(source())
+            if self._ledger is not None and self._scraping == get_ident():
+                merge = _ACROSS[metric.across]
+                for key, numbers in self._elsewhere.get(("gauge", metric.name), ()):
+                    if numbers[1]:
+                        values[key] = merge(values[key], numbers[0]) if key in values else numbers[0]
             return [
-                Observation(value, dict(zip(metric.attributes, key, strict=True))) for key, value in source()
+                Observation(value, dict(zip(metric.attributes, key, strict=True)))
+                for key, value in values.items()
             ]
 
         return read
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other workers count beside this one."""
+        return self._ledger is not None
+
+    def publish_gauges(self) -> None:
+        """Put the gauges where the other workers' scrapes find them; counts are there in any case."""
+        if self._ledger is None:
+            return
+        for cells in self._shown.values():
+            cells[1] = 0.0  # what is not told now is not there
+        for name, source in self.gauges.items():
+            for attributes, value in source():
+                key = ("gauge", name, *attributes)
+                if key not in self._shown:
+                    self._shown[key] = self._ledger.cells(key, 2)
+                self._shown[key][0], self._shown[key][1] = value, 1.0
 
     def request(self, method: str, path: str, status: int, seconds: float) -> None:
         """An HTTP request was answered; `path` is the route's template, never the path itself."""
@@ -531,12 +667,26 @@ class Telemetry:
         self._histograms.record(name, attributes, value)
 
     def exposition(self) -> bytes:
-        """All metrics in the Prometheus text format."""
-        return generate_latest(self._registry)
+        """All metrics in the Prometheus text format, of all workers together."""
+        if self._ledger is None:
+            return generate_latest(self._registry)
+        self._elsewhere = {}
+        for kind in ("counter", "gauge"):
+            for (_, name, *attributes), numbers, alive in self._ledger.others(kind):
+                if alive or kind == "counter":  # the dead have counted, and have no state
+                    self._elsewhere.setdefault((kind, name), []).append((tuple(attributes), numbers))
+        self._scraping = get_ident()
+        try:
+            return generate_latest(self._registry)
+        finally:
+            self._scraping = None
+            self._elsewhere = {}
 
     def close(self) -> None:
         """Stop the SDK."""
         self._provider.shutdown()
+        if self._ledger is not None:
+            self._ledger.close()
 
 
 def _status(report: Report) -> str:
