@@ -3,6 +3,9 @@
 Linear weights over hashed features (llmobs.detect.tier1_lexical.features), fitted on the same rows
 as the encoder's single-text heads, so the two disagree for reasons of reading and not of data.
 A text's logit is the largest over its segments, in fitting as in service.
+
+With `--teacher DIR` (the folder of encoder.fit) it learns half from the labels and half from what
+the encoder says of the same texts: to clear a class is to foretell that the encoder would.
 """
 
 from __future__ import annotations
@@ -16,7 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from encoder.bert import Encoder
+from encoder.fit import score as encoded
+from encoder.fit import tokenizer
 from encoder.folds import FOLDS
+from encoder.heads import Heads
 from encoder.singles import FOLDERS, HEADS, SEED, Row, compose, read
 
 from llmobs.detect.tier1_lexical.features import BITS, LONGEST, features, lowered, segments_of
@@ -61,12 +68,27 @@ class Linear(torch.nn.Module):
         return best.scatter_reduce(0, owner[:, None].expand_as(logits), logits, "amax")
 
 
-def fit(rows: list[Row], epochs: int, decay: float) -> Linear:
+def taught(rows: list[Row], said: argparse.Namespace) -> np.ndarray:
+    """What the encoder says of each row, as probabilities (rows, outputs); computed once."""
+    kept = said.out / "taught.npy"
+    if kept.exists():
+        return np.load(kept)
+    model = Heads(Encoder(), len(HEADS))
+    model.load_state_dict(torch.load(said.teacher / "model.pt", weights_only=True))
+    logits = encoded(model, tokenizer(said.base), [row.text for row in rows])
+    found = 1.0 / (1.0 + np.exp(-logits))
+    np.save(kept, found.astype(np.float16))
+    return found
+
+
+def fit(rows: list[Row], epochs: int, decay: float, teacher: np.ndarray | None = None) -> Linear:
     """Fit on the rows that have a feature at all."""
     torch.manual_seed(SEED)
     chance = random.Random(SEED)
-    data = [(segments(row.text[:6000]), row) for row in rows]
-    data = [pair for pair in data if pair[0]]
+    nothing = np.full((len(rows), len(HEADS)), np.nan, dtype=np.float32)
+    heard = nothing if teacher is None else teacher.astype(np.float32)
+    data = [(segments(row.text[:6000]), row, said) for row, said in zip(rows, heard, strict=True)]
+    data = [one for one in data if one[0]]
     model = Linear(len(HEADS))
     best = torch.optim.Adam(model.parameters(), lr=0.01)
     size = 256
@@ -77,14 +99,17 @@ def fit(rows: list[Row], epochs: int, decay: float) -> Linear:
         total = 0.0
         for start in range(0, len(data), size):
             batch = data[start : start + size]
-            logits = model([text for text, _ in batch])
+            logits = model([text for text, *_ in batch])
             labels = torch.tensor(
-                [[row.labels.get(head, float("nan")) for head in HEADS] for _, row in batch]
+                [[row.labels.get(head, float("nan")) for head in HEADS] for _, row, _ in batch]
             )
-            asked = ~torch.isnan(labels)
-            target = torch.nan_to_num(labels)
+            soft = torch.from_numpy(np.stack([said for *_, said in batch]))
+            known, heard_of = ~torch.isnan(labels), ~torch.isnan(soft)
+            asked = known | heard_of
+            share = known.float() / (known.float() + heard_of.float()).clamp(min=1)
+            target = torch.nan_to_num(labels) * share + torch.nan_to_num(soft) * (1 - share)
             each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-            weight = torch.tensor([row.weight for _, row in batch])[:, None]
+            weight = torch.tensor([row.weight for _, row, _ in batch])[:, None]
             # Missing a positive is what costs here: whatever is cleared is not looked at again.
             loss = (each * asked * weight * (1 + 2 * target)).sum() / len(batch)
             loss = loss + decay * model.table.weight.square().sum()
@@ -114,6 +139,8 @@ def main() -> None:
     ask.add_argument("--epochs", type=int, default=5)
     ask.add_argument("--decay", type=float, default=1e-6)
     ask.add_argument("--eval-rows", type=int, default=400)
+    ask.add_argument("--teacher", type=Path)
+    ask.add_argument("--base", type=Path, help="the encoder's tokenizer; needed with --teacher")
     said = ask.parse_args()
     said.out.mkdir(parents=True, exist_ok=True)
     left = FOLDS[said.fold] if said.fold is not None else frozenset[str]()
@@ -122,7 +149,7 @@ def main() -> None:
         for row in compose(said.data, said.own)
         if row.source not in left and not left & set(row.group.split("+"))
     ]
-    model = fit(rows, said.epochs, said.decay)
+    model = fit(rows, said.epochs, said.decay, taught(rows, said) if said.teacher else None)
     np.savez_compressed(
         said.out / "lexical.npz",
         weights=model.table.weight.detach().numpy(),
