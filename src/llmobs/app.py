@@ -236,7 +236,7 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
     telemetry = _telemetry(who, exemplars=tracing is not None)
     store = Store(settings, telemetry)
     pepper = installed_pepper(settings)
-    gate = installed_gate(settings, pepper, store.held_key)
+    gate = installed_gate(settings, pepper, store.held_key, store.client_and_view)
 
     def find_sensitive(text: str) -> Iterable[Span]:
         return rules.current.sensitive(text)  # not bound once: a reload replaces the rules

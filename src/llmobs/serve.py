@@ -12,7 +12,7 @@ from granian.constants import HTTPModes, Interfaces, Loops
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
-from llmobs.access.setup import installed_pepper, refuse_open_door
+from llmobs.access.setup import check_access
 from llmobs.settings import Settings
 from llmobs.store.migrate import is_current, upgrade
 from llmobs.supervised import shared_folder, supervise
@@ -38,8 +38,7 @@ def run(settings: Settings, *, migrate: bool) -> None:
 
     SettingsInvalid where the service would be open to strangers, before any worker starts.
     """
-    refuse_open_door(settings)
-    installed_pepper(settings)
+    check_access(settings)
     if migrate:
         upgrade(settings, "head")
     elif not is_current(settings):

@@ -147,6 +147,42 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ""
     key_pepper_file: Annotated[str, Meta(description="File that holds that secret instead.")] = ""
+    jwt_jwks: Annotated[
+        str,
+        Meta(
+            description="Keys of the identity provider (JWKS): a file, or an `https://` URL (`http://` on loopback only)."
+        ),
+    ] = ""
+    jwt_issuer: Annotated[str, Meta(description="`iss` that tokens must have.")] = ""
+    jwt_audience: Annotated[
+        str, Meta(description="Comma-separated `aud` values; a token must have one of them.")
+    ] = ""
+    jwt_algorithms: Annotated[
+        str,
+        Meta(description="Comma-separated signature algorithms that are taken; only asymmetric ones can be."),
+    ] = "RS256,ES256,EdDSA"
+    jwt_client_claim: Annotated[
+        str, Meta(description="Claim that names the client; dots lead into objects.")
+    ] = "client_id"
+    jwt_scopes_claim: Annotated[
+        str,
+        Meta(description="Claim with scopes, as a list or parted by spaces; others than ours are ignored."),
+    ] = "scope"
+    jwt_roles_claim: Annotated[
+        str,
+        Meta(
+            description="Claim with roles (`admin`, `user`, `viewer`), likewise, for example `realm_access.roles`."
+        ),
+    ] = "roles"
+    jwt_leeway_seconds: Annotated[
+        float, Meta(ge=0, le=600, description="How far the provider's clock may be off.")
+    ] = 30.0
+    jwt_jwks_seconds: Annotated[
+        float,
+        Meta(
+            ge=1, description="How long the keys are kept; a token with an unknown key asks for them sooner."
+        ),
+    ] = 300.0
     tiers_file: Annotated[
         str, Meta(description="TOML file of your own rate-limit tiers, in place of the built-in ones.")
     ] = ""
@@ -334,6 +370,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def excluded_rules(self) -> tuple[str, ...]:
         """The ids, or prefixes with a trailing `*`, of rules that do not run here."""
         return _listed(self.rules_exclude)
+
+    @property
+    def audiences(self) -> tuple[str, ...]:
+        """The `aud` values that are taken."""
+        return _listed(self.jwt_audience)
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """The signature algorithms that are taken."""
+        return _listed(self.jwt_algorithms)
 
     @property
     def tiers_path(self) -> Path | None:

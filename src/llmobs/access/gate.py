@@ -41,6 +41,9 @@ class Tokens(Protocol):
     async def principal(self, token: bytes) -> Principal:
         """Who holds the token; raises Unauthenticated with the reason."""
 
+    def forget(self) -> None:
+        """Believe nothing remembered."""
+
 
 class _Known(msgspec.Struct):
     """A key that was found good."""
@@ -112,6 +115,8 @@ class Gate:
         for digest in [d for d, known in self._known.items() if key_id in {None, known.key_id}]:
             del self._known[digest]
         self._refused.clear()
+        if self._tokens is not None:
+            self._tokens.forget()
         self._changes += 1
 
     def used(self) -> dict[str, datetime]:

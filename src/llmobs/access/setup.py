@@ -3,7 +3,10 @@
 import ipaddress
 
 from llmobs.access.gate import Gate, Lookup
+from llmobs.access.jwks import KeySet
 from llmobs.access.keys import Pepper, pepper_from
+from llmobs.access.tiers import load_tiers
+from llmobs.access.tokens import ClientLookup, Tokens
 from llmobs.errors import SettingsInvalid
 from llmobs.settings import AuthMode, Settings
 
@@ -17,16 +20,36 @@ def installed_pepper(settings: Settings) -> Pepper | None:
     return None
 
 
-def installed_gate(settings: Settings, pepper: Pepper | None, lookup: Lookup) -> Gate:
+def installed_tokens(settings: Settings, clients: ClientLookup) -> Tokens | None:
+    """What checks bearer tokens, where they are taken; SettingsInvalid when a setting is missing or unfit."""
+    if not settings.auth_mode.takes_tokens:
+        return None
+    if not settings.jwt_jwks:
+        raise SettingsInvalid("tokens need LLMOBS_JWT_JWKS")
+    return Tokens(settings, KeySet(settings.jwt_jwks, seconds=settings.jwt_jwks_seconds), clients)
+
+
+def installed_gate(settings: Settings, pepper: Pepper | None, lookup: Lookup, clients: ClientLookup) -> Gate:
     """The gate; SettingsInvalid where the settings would leave the service open to strangers."""
     refuse_open_door(settings)
     return Gate(
         pepper=pepper if settings.auth_mode.takes_keys else None,
         lookup=lookup,
+        tokens=installed_tokens(settings, clients),
         cache_seconds=settings.auth_cache_seconds,
         outage_seconds=settings.auth_outage_seconds,
         open_metrics=settings.metrics_open,
     )
+
+
+def check_access(settings: Settings) -> None:
+    """SettingsInvalid for whatever would keep `installed_gate` from being built, before any worker tries."""
+
+    async def nobody(_: str) -> None:
+        return None
+
+    load_tiers(settings.tiers_path)
+    installed_gate(settings, installed_pepper(settings), nobody, nobody)
 
 
 def refuse_open_door(settings: Settings) -> None:

@@ -7,7 +7,7 @@ from typing import Self
 
 import msgspec
 
-from llmobs.domain.access import HeldKey, View
+from llmobs.domain.access import Client, HeldKey, View
 from llmobs.domain.record import Record
 from llmobs.errors import RecordUnavailable, StoreUnavailable
 from llmobs.settings import Settings
@@ -169,6 +169,12 @@ class Store:
         """All that is needed to judge a key that someone shows."""
         async with self._database.transaction() as connection:
             return await clients.held_key(connection, key_id)
+
+    async def client_and_view(self, client_id: str) -> tuple[Client, frozenset[str]] | None:
+        """A client, and the clients whose rows it may read."""
+        async with self._database.transaction() as connection:
+            found = await clients.all_clients(connection, client_id)
+            return (found[0], await clients.sees(connection, client_id)) if found else None
 
     async def touch_keys(self, used: Mapping[str, datetime]) -> None:
         """Write when keys were last used."""
