@@ -1,9 +1,11 @@
-"""Writes the tables of settings.md, metrics.md, errors.md and evaluation.md from what they describe.
+"""Writes the tables of settings.md, metrics.md, errors.md and evaluation.md from what they describe,
+and the chart's schema, README and copies of alerts and dashboard (deploy/helm/generate.py).
 
 python docs/generate.py           write them
 python docs/generate.py --check   exit 1 when one is out of date (tests do this)
 """
 
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,14 +148,25 @@ def rendered(page: str) -> str:
     return before + START + "\n" + "\n".join(PAGES[page]()) + "\n" + END + after
 
 
+def written() -> dict[Path, str]:
+    """Text of every file that is made: the pages here, and what the chart has from elsewhere."""
+    chart = runpy.run_path(str(HERE.parent / "deploy/helm/generate.py"))["outputs"]()
+    return {HERE / page: rendered(page) for page in PAGES} | chart
+
+
 def main() -> None:
-    stale = [page for page in PAGES if rendered(page) != (HERE / page).read_text(encoding="utf-8")]
+    stale = {
+        path: text
+        for path, text in written().items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    }
     if "--check" in sys.argv:
         if stale:
-            sys.exit(f"out of date: {', '.join(stale)}; run: python docs/generate.py")
+            names = ", ".join(str(path.relative_to(HERE.parent)) for path in stale)
+            sys.exit(f"out of date: {names}; run: python docs/generate.py")
         return
-    for page in stale:
-        (HERE / page).write_text(rendered(page), encoding="utf-8")
+    for path, text in stale.items():
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -98,11 +98,16 @@ def serve(*, migrate: bool) -> None:
 @click.option("--down", is_flag=True, help="Go down to the revision instead of up.")
 def migrate(*, revision: str, down: bool) -> None:
     """Bring the database of DATABASE_URL to a schema revision."""
-    from llmobs.store.migrate import current, downgrade, upgrade  # noqa: PLC0415  # as above
+    from llmobs.store.migrate import current, downgrade, head, serves, upgrade  # noqa: PLC0415  # as above
 
     settings = _settings()
     (downgrade if down else upgrade)(settings, revision)
-    click.echo(f"The database is at {current(settings) or 'the empty schema'}.")
+    found = current(settings)
+    later = found != head() and serves(found, head())
+    click.echo(
+        f"The database is at {found or 'the empty schema'}"
+        + (f", which a later release made: this one knows {head()} and works on it as it is." if later else ".")
+    )
 
 
 @cli.command()

@@ -38,8 +38,29 @@ def head() -> str:
     return found
 
 
+def serves(revision: str | None, newest: str) -> bool:
+    """Whether a release whose newest revision is `newest` works on a database at `revision`.
+
+    A later release's schema counts: while a rolling update or a rollback is under way, the old release works on
+    what the new one has migrated. Migrations keep to that (docs/decisions/0010-schemas-grow.md).
+    """
+    return revision == newest or (revision is not None and _is_later(revision, newest))
+
+
+def _is_later(revision: str, newest: str) -> bool:
+    """Revisions are numbers with leading zeros; what is no number is not ours."""
+    return revision.isdigit() and int(revision) > int(newest)
+
+
 def upgrade(settings: Settings, revision: str = "head") -> None:
-    """Go up to a revision. Safe to run at the same time from several processes."""
+    """Go up to a revision. Safe to run at the same time from several processes.
+
+    A database that a later release has migrated is left as it is.
+    """
+    if revision == "head":
+        found = current(settings)
+        if found is not None and _is_later(found, head()):
+            return
     with told_plainly():
         command.upgrade(config(settings), revision)
 
@@ -75,5 +96,5 @@ def current(settings: Settings) -> str | None:
 
 
 def is_current(settings: Settings) -> bool:
-    """Whether the database is at the newest revision."""
-    return current(settings) == head()
+    """Whether the database is at the newest revision, or at one of a later release."""
+    return serves(current(settings), head())

@@ -14,7 +14,7 @@ from llmobs.settings import Settings
 from llmobs.store import clients, judgements, records
 from llmobs.store.database import Database
 from llmobs.store.journal import Journal, Observer
-from llmobs.store.migrate import head, revision_of
+from llmobs.store.migrate import head, revision_of, serves
 from llmobs.store.records import LogFilter, LoggedRecord, TierCounts
 from llmobs.store.spool import Spool
 from llmobs.store.writer import writer_for
@@ -187,6 +187,6 @@ class Store:
         await self._database.ping()
 
     async def is_at_head(self) -> bool:
-        """Whether the schema is the newest."""
+        """Whether the schema is the newest, or that of a later release."""
         async with self._database.transaction() as connection:
-            return await revision_of(connection) == self._head
+            return serves(await revision_of(connection), self._head)
