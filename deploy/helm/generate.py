@@ -145,9 +145,7 @@ def schema() -> Schema:
                 existingSecret=exactly(name=text(), key=text(minLength=1)),
                 migrate=one_of("auto", "hook", "init", "none"),
             ),
-            migration=exactly(
-                backoffLimit=number(0), activeDeadlineSeconds=number(1), resources=RESOURCES
-            ),
+            migration=exactly(backoffLimit=number(0), activeDeadlineSeconds=number(1), resources=RESOURCES),
             postgresql=exactly(
                 enabled=FLAG,
                 image=exactly(
@@ -176,9 +174,7 @@ def schema() -> Schema:
             ),
             rules=FILES,
             policies=FILES,
-            otlp=exactly(
-                endpoint=text(pattern="^(https?://.+)?$"), protocol=one_of("http/protobuf", "grpc")
-            ),
+            otlp=exactly(endpoint=text(pattern="^(https?://.+)?$"), protocol=one_of("http/protobuf", "grpc")),
             extraEnv=items(VARIABLE),
             extraEnvFrom=items(exactly(prefix=text(), configMapRef=FREE, secretRef=FREE)),
             extraVolumes=items(FREE | {"required": ["name"]}),
@@ -255,11 +251,13 @@ def schema() -> Schema:
                     interval=SECONDS,
                     scrapeTimeout=SECONDS,
                     labels=TEXTS,
+                    authorization=FREE,
                     metricRelabelings=items(FREE),
                 ),
                 prometheusRule=exactly(enabled=AUTO, labels=TEXTS),
                 dashboard=exactly(enabled=FLAG, labels=TEXTS, annotations=TEXTS),
             ),
+            test=exactly(key=exactly(secretName=text(), secretKey=text(minLength=1))),
             commonLabels=TEXTS,
             podLabels=TEXTS,
             podAnnotations=TEXTS,

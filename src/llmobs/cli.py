@@ -106,7 +106,11 @@ def migrate(*, revision: str, down: bool) -> None:
     later = found != head() and serves(found, head())
     click.echo(
         f"The database is at {found or 'the empty schema'}"
-        + (f", which a later release made: this one knows {head()} and works on it as it is." if later else ".")
+        + (
+            f", which a later release made: this one knows {head()} and works on it as it is."
+            if later
+            else "."
+        )
     )
 
 

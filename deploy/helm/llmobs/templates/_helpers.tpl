@@ -133,6 +133,9 @@ LLMOBS_RULES_DIR: /etc/llmobs/rules
 {{- if .Values.policies }}
 LLMOBS_POLICIES_DIR: /etc/llmobs/policies
 {{- end }}
+{{- if include "llmobs.openDoor" . }}
+LLMOBS_AUTH_NONE_ANYWHERE: "true"
+{{- end }}
 {{- with .Values.otlp.endpoint }}
 OTEL_EXPORTER_OTLP_ENDPOINT: {{ . | quote }}
 OTEL_EXPORTER_OTLP_PROTOCOL: {{ $.Values.otlp.protocol | quote }}
@@ -140,6 +143,18 @@ OTEL_EXPORTER_OTLP_PROTOCOL: {{ $.Values.otlp.protocol | quote }}
 {{- range $name, $value := .Values.config }}
 {{ $name }}: {{ include "llmobs.asString" $value }}
 {{- end }}
+{{- end -}}
+
+{{- /* Callers show no credentials: right where the NetworkPolicy keeps strangers out, and nowhere else unsaid. */ -}}
+{{- define "llmobs.openDoor" -}}
+{{- $config := .Values.config -}}
+{{- if and (eq (default "none" $config.LLMOBS_AUTH_MODE) "none") (not (hasKey $config "LLMOBS_AUTH_NONE_ANYWHERE")) -}}
+{{- $closed := and .Values.networkPolicy.enabled .Values.networkPolicy.from (eq .Values.service.type "ClusterIP") -}}
+{{- if or (not $closed) .Values.ingress.enabled .Values.httpRoute.enabled -}}
+{{- fail "strangers could call it without credentials: set config.LLMOBS_AUTH_MODE to keys (docs/access.md), or config.LLMOBS_AUTH_NONE_ANYWHERE to true if your network keeps them out" -}}
+{{- end -}}
+yes
+{{- end -}}
 {{- end -}}
 
 {{- define "llmobs.mounts" -}}
