@@ -317,16 +317,14 @@ def test_a_database_of_yours_is_migrated_by_a_job_before_anything_else() -> None
     container = job["spec"]["template"]["spec"]["containers"][0]
     assert container["args"] == ["migrate"]
     # What it reads is a hook as well and comes earlier: of the release itself nothing is there yet.
-    named = {source[kind]["name"] for source in container["envFrom"] for kind in source}
-    named.add(container["env"][0]["valueFrom"]["secretKeyRef"]["name"])
-    for one in manifests:
-        if one["metadata"]["name"] in named and one["kind"] in {"ConfigMap", "Secret"}:
-            named.discard(one["metadata"]["name"])
-            assert one["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
-            assert int(one["metadata"]["annotations"]["helm.sh/hook-weight"]) < int(
-                notes["helm.sh/hook-weight"]
-            )
-    assert named == {"rel-llmobs-migrate"}  # two objects of one name: the ConfigMap and the Secret
+    kinds = {"configMapRef": "ConfigMap", "secretRef": "Secret"}
+    read = {(kinds[ref], name["name"]) for source in container["envFrom"] for ref, name in source.items()}
+    read.add(("Secret", container["env"][0]["valueFrom"]["secretKeyRef"]["name"]))
+    assert len(read) == 3
+    for kind, name in read:
+        told = only(manifests, kind, name)["metadata"]["annotations"]
+        assert told["helm.sh/hook"] == notes["helm.sh/hook"]
+        assert int(told["helm.sh/hook-weight"]) < int(notes["helm.sh/hook-weight"])
     assert "serviceAccountName" not in job["spec"]["template"]["spec"]
     assert "initContainers" not in only(manifests, "Deployment")["spec"]["template"]["spec"]
 
