@@ -209,8 +209,8 @@ async def examine(pipeline: Pipeline, policy: Policy, inquiry: Inquiry) -> Verdi
     subject = subject_from_context(
         inquiry.text, inquiry.kind, inquiry.context or {}, request_id, inquiry.client_id
     )
-    reports = await pipeline.examine(subject, policy, inquiry.departed)
-    decision = decide(policy, reports)
+    reports, standing = await pipeline.weighed(subject, policy, inquiry.departed)
+    decision = decide(policy, reports, standing)
     return Verdict(
         request_id=request_id,
         decision=decision,

@@ -1,7 +1,7 @@
 """The tiers in order: each is asked only about what the ones before left open."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter
 
 import msgspec
@@ -11,10 +11,14 @@ from llmobs.detect.detector import Detector, Selective
 from llmobs.domain.decision import Standing, doubts_about, open_classes, weigh
 from llmobs.domain.detection import Failed, Ran, Report, Skipped
 from llmobs.domain.policy import Policy
-from llmobs.domain.subject import Subject
+from llmobs.domain.subject import Likeness, Subject
 
 Departed = Callable[[], Awaitable[None]]
 """Returns when whoever asked has gone away."""
+
+
+MOST_POLICIES = 100
+"""Policies of which something is remembered."""
 
 
 class Tier(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,32 +46,55 @@ class Pipeline:
         self._selective = {
             id(d): d for tier in self.tiers for d in tier.detectors if isinstance(d, Selective)
         }
+        self._policies: dict[str, tuple[Policy, frozenset[str], Mapping[str, Likeness]]] = {}
 
     async def examine(
         self, subject: Subject, policy: Policy, departed: Departed | None = None
     ) -> tuple[Report, ...]:
         """One report a detector, in tier order. Expected failures are reports too."""
+        reports, _ = await self.weighed(subject, policy, departed)
+        return reports
+
+    async def weighed(
+        self, subject: Subject, policy: Policy, departed: Departed | None = None
+    ) -> tuple[tuple[Report, ...], Standing]:
+        """The reports, and what they come to: weighed already where a later tier might have been asked."""
         reports: list[Report] = []
         standing: Standing | None = None
+        classes, likenesses = self._of_policy(policy)
         for tier in self.tiers:
             if not tier.detectors:
                 reports.append(Skipped(tier=tier.number, detector=tier.name, reason=tier.absent))
                 continue
             if standing is None and reports:
                 standing = weigh(policy, reports)
-            asked = frozenset(policy.classes) if standing is None else tier.asks(policy, standing)
+            asked = classes if standing is None else tier.asks(policy, standing)
             if standing is not None and asked:
                 doubts = doubts_about(policy, standing, reports, asked)
-                reports += await self._ask(
+                found = await self._ask(
                     tier,
-                    msgspec.structs.replace(subject, doubts=doubts, likenesses=policy.likenesses),
+                    # Made new where there is something to say: most texts leave no doubt.
+                    msgspec.structs.replace(subject, doubts=doubts, likenesses=likenesses)
+                    if doubts or likenesses
+                    else subject,
                     asked,
                     departed,
                 )
             else:
-                reports += await self._ask(tier, subject, asked, departed)
-            standing = None
-        return tuple(reports)
+                found = await self._ask(tier, subject, asked, departed)
+            reports += found
+            if not all(isinstance(report, Skipped) for report in found):
+                standing = None
+        return tuple(reports), weigh(policy, reports) if standing is None else standing
+
+    def _of_policy(self, policy: Policy) -> tuple[frozenset[str], Mapping[str, Likeness]]:
+        """Its classes, and those that examples define; worked out once while the policy is in force."""
+        known = self._policies.get(policy.id)
+        if known is None or known[0] is not policy:
+            if len(self._policies) >= MOST_POLICIES:
+                self._policies.clear()
+            known = self._policies[policy.id] = (policy, frozenset(policy.classes), policy.likenesses)
+        return known[1], known[2]
 
     async def _ask(
         self, tier: Tier, subject: Subject, asked: frozenset[str], departed: Departed | None

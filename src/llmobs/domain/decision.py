@@ -43,6 +43,7 @@ def weigh(policy: Policy, reports: Sequence[Report]) -> Standing:
     settled: set[str] = set()
     unheard: set[str] = set()
     deciding: dict[str, str] = {}
+    classes = policy.classes
     for tier in sorted({report.tier for report in reports if not isinstance(report, Skipped)}):
         ran = [r for r in reports if isinstance(r, Ran) and r.tier == tier]
         heard: set[str] = set()
@@ -50,22 +51,27 @@ def weigh(policy: Policy, reports: Sequence[Report]) -> Standing:
         quiet: dict[str, float] = {}
         best: dict[str, tuple[float, str]] = {}
         for report in ran:
-            heard |= report.hears - report.findings.unheard if report.findings.unheard else report.hears
-            clears |= report.findings.clears
-            for name in report.findings.clears & report.findings.silence.keys():
-                quiet[name] = max(quiet.get(name, 0.0), report.findings.silence[name])
-            if report.findings.silence:
+            findings = report.findings
+            heard |= report.hears - findings.unheard if findings.unheard else report.hears
+            said = findings.silence
+            if findings.clears:
+                clears |= findings.clears
+                for name in findings.clears & said.keys():
+                    quiet[name] = max(quiet.get(name, 0.0), said[name])
+            if said:
                 if silence:
-                    for name, value in report.findings.silence.items():
-                        silence[name] = min(value, silence.get(name, 1.0))
+                    for name, value in said.items():
+                        known = silence.get(name)
+                        if known is None or value < known:
+                            silence[name] = value
                 else:
-                    silence.update(report.findings.silence)
-            for detection in report.findings.detections:
+                    silence.update(said)
+            for detection in findings.detections:
                 candidate = (detection.score, report.detector)
                 best[detection.failure_class] = max(best.get(detection.failure_class, candidate), candidate)
         for name, (score, detector) in best.items():
             known = scores.get(name)
-            limits = policy.classes.get(name, _NOTHING_KNOWN)
+            limits = classes.get(name, _NOTHING_KNOWN)
             may_only_raise = (
                 name in settled
                 or limits.raise_only
@@ -86,12 +92,12 @@ def weigh(policy: Policy, reports: Sequence[Report]) -> Standing:
                 missed |= report.findings.unheard - settled
         unheard = (unheard | missed) - heard
         for name, score in scores.items():
-            limits = policy.classes.get(name, _NOTHING_KNOWN)
+            limits = classes.get(name, _NOTHING_KNOWN)
             if score >= limits.ceiling or (score < limits.clear and name in clears):
                 settled.add(name)
         for name, value in quiet.items():
             # A detector that may clear and detected nothing: its measured silence counts.
-            if name not in scores and value < policy.classes.get(name, _NOTHING_KNOWN).clear:
+            if name not in scores and value < classes.get(name, _NOTHING_KNOWN).clear:
                 settled.add(name)
     return Standing(
         scores=scores,
@@ -148,9 +154,13 @@ def doubts_about(
     }
 
 
-def decide(policy: Policy, reports: Sequence[Report]) -> Decision:
-    """The action for these reports, with the class, score and evidence that it rests on."""
-    standing = weigh(policy, reports)
+def decide(policy: Policy, reports: Sequence[Report], standing: Standing | None = None) -> Decision:
+    """The action for these reports, with the class, score and evidence that it rests on.
+
+    `standing` is what `weigh` says of the same policy and reports, where that is known already.
+    """
+    if standing is None:
+        standing = weigh(policy, reports)
     ran = [report for report in reports if isinstance(report, Ran)]
     tier_used = max((report.tier for report in ran), default=1)
     scores = {name: value for name, value in standing.silence.items() if name not in standing.scores}

@@ -642,8 +642,9 @@ class Telemetry:
         if decision.degraded:
             tallies["detection_degraded"][()] += 1
         self._histograms.record("detection_processing_time", (tier,), verdict.processing_time_ms / 1000)
+        reports = tallies["detector_reports"]
         for report in verdict.coverage:
-            tallies["detector_reports"][str(report.tier), report.detector, _status(report)] += 1
+            reports[str(report.tier), report.detector, _status(report)] += 1
         if decision.evidence:
             for source, trial in {(piece.source, piece.trial) for piece in decision.evidence}:
                 if source.startswith("rule:"):
@@ -690,10 +691,8 @@ class Telemetry:
 
 
 def _status(report: Report) -> str:
-    match report:
-        case Ran():
-            return "ran"
-        case Failed():
-            return "timed_out" if report.timed_out else "failed"
-        case _:
-            return "skipped"
+    if isinstance(report, Ran):
+        return "ran"
+    if isinstance(report, Failed):
+        return "timed_out" if report.timed_out else "failed"
+    return "skipped"
