@@ -39,6 +39,7 @@ from llmobs.http.problems import EXCEPTION_HANDLERS
 from llmobs.http.schemas import Check
 from llmobs.http.services import Services
 from llmobs.policies import PolicyBook, classes_by_example, policy_book, shared_policies
+from llmobs.remembered import Remembered
 from llmobs.screen import Journal, Screen
 from llmobs.settings import Settings, load_settings
 from llmobs.store.store import Store
@@ -264,6 +265,7 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
         find_sensitive=find_sensitive,
         default_policy=settings.default_policy,
         store_text=settings.store_text,
+        remembered=_remembered(settings, rules, policies, telemetry),
     )
     _show(telemetry, settings, store, books=(rules, policies), judge=judge, canaries=canaries)
 
@@ -378,6 +380,22 @@ async def _gauges_shown(telemetry: Telemetry) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+def _remembered(
+    settings: Settings, rules: RuleBook, policies: PolicyBook, telemetry: Telemetry
+) -> Remembered | None:
+    """The memory for verdicts that are known, unless it is switched off."""
+    if not settings.result_cache_bytes:
+        return None
+    made = Remembered(
+        settings.result_cache_bytes,
+        lambda: (rules.current, policies.current),
+        lambda: rules.current.partial,
+        telemetry.count,
+    )
+    telemetry.gauges["result_cache_size"] = lambda: [((), made.size)]
+    return made
 
 
 def _show(

@@ -26,6 +26,7 @@ from llmobs.domain.verdict import Verdict
 from llmobs.errors import IdempotencyConflict, PolicyUnknown
 from llmobs.ids import new_request_id
 from llmobs.policies import PolicyBook, shared_policies
+from llmobs.remembered import Remembered, key_of
 from llmobs.settings import StoreText
 
 INLINE_CONTEXT = 8_000
@@ -98,7 +99,10 @@ class Screen:
         find_sensitive: FindSensitive,
         default_policy: str = "default",
         store_text: StoreText = StoreText.REDACTED,
+        remembered: Remembered | None = None,
     ) -> None:
+        """Without `remembered` every text is examined, however often it comes."""
+        self._remembered = remembered
         self._pipeline = pipeline
         self._policies = policies
         self._journal = journal
@@ -131,13 +135,35 @@ class Screen:
             first = await self._journal.by_idempotency_key(inquiry.client_id, inquiry.idempotency_key)
             if first is not None:
                 return _replay(inquiry, first)
-        verdict = await examine(self._pipeline, policy, inquiry)
+        verdict = await self._verdict(policy, inquiry)
         record = await self._record(inquiry, verdict)
         receipt = await self._journal.append(record)
         if receipt.duplicate_of is not None:
             return _replay(inquiry, receipt.duplicate_of)
         self._observer.verdict(verdict)
         return Screened(record=record, recorded=receipt.recorded)
+
+    async def _verdict(self, policy: Policy, inquiry: Inquiry) -> Verdict:
+        """From memory, where an equal request was examined before."""
+        remembered = self._remembered
+        if remembered is None:
+            return await examine(self._pipeline, policy, inquiry)
+        started = perf_counter()
+        generation = remembered.generation()
+        key = key_of(inquiry.text, inquiry.kind, inquiry.context, policy, inquiry.client_id)
+        known = remembered.get(key)
+        if known is not None:
+            return Verdict(
+                request_id=new_request_id(),
+                decision=known.decision,
+                coverage=known.coverage,
+                policy_id=policy.id,
+                policy_version=policy.version,
+                processing_time_ms=(perf_counter() - started) * 1000,
+            )
+        verdict = await examine(self._pipeline, policy, inquiry)
+        remembered.put(key, verdict, generation)
+        return verdict
 
     async def _record(self, inquiry: Inquiry, verdict: Verdict) -> Record:
         decision = verdict.decision

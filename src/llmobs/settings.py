@@ -251,6 +251,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     heads_dir: Annotated[
         str, Meta(description="Folder of trained files to use in place of those in the package.")
     ] = ""
+    result_cache_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Memory of a process for verdicts on texts that come again (same text, context, policy "
+            "and client); 0: every text is examined.",
+        ),
+    ] = 16_777_216
     tier2_timeout_ms: Annotated[float, Meta(gt=0, description="Deadline of tier 2 for one request.")] = 1000.0
     tier3_timeout_ms: Annotated[float, Meta(gt=0, description="Deadline of tier 3 for one request.")] = (
         10_000.0

@@ -71,6 +71,8 @@ class Ran(msgspec.Struct, frozen=True, kw_only=True, tag="ran", tag_field="statu
     ms: float
     hears: frozenset[str]
     findings: Findings
+    cached: bool = False
+    """It looked at an equal request before, and not at this one."""
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed", tag_field="status"):

@@ -104,6 +104,7 @@ def coverage_entry(report: Report) -> CoverageEntry:
                     status="ran",
                     ms=round(report.ms, 3),
                     seen=None if seen >= 1.0 else round(seen, 4),
+                    cached=report.cached,
                 )
             unheard = report.findings.unheard
             return CoverageEntry(

@@ -122,7 +122,7 @@ METRICS = {
             "counter",
             "",
             ("tier", "detector", "status"),
-            "What detectors did: ran, skipped, failed, timed_out.",
+            "What detectors did: ran, skipped, failed, timed_out, cached (looked at an equal request before).",
         ),
         Metric("rule_hits", "counter", "", ("rule", "trial"), "Texts that a rule hit."),
         Metric(
@@ -135,6 +135,15 @@ METRICS = {
         ),
         Metric("journal_commit", "histogram", "s", (), "Time of one transaction.", _FAST),
         Metric("journal_pending", "gauge", "", (), "Verdicts waiting for the database."),
+        Metric(
+            "result_cache_lookups",
+            "counter",
+            "",
+            ("result",),
+            "Texts looked up among the verdicts that are known: hit, miss.",
+        ),
+        Metric("result_cache_evictions", "counter", "", (), "Known verdicts given up for newer ones."),
+        Metric("result_cache_size", "gauge", "By", (), "Estimated size of the known verdicts in memory."),
         Metric("journal_failures", "counter", "", ("reason",), "Transactions that failed."),
         Metric(
             "spool_size", "gauge", "By", (), "Size of the spool of verdicts that the database has not taken."
@@ -692,7 +701,7 @@ class Telemetry:
 
 def _status(report: Report) -> str:
     if isinstance(report, Ran):
-        return "ran"
+        return "cached" if report.cached else "ran"
     if isinstance(report, Failed):
         return "timed_out" if report.timed_out else "failed"
     return "skipped"

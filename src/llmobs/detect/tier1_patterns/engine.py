@@ -164,6 +164,8 @@ class RuleSet:
             if rule.status is not Status.RETIRED and not excluded_by(rule.id, excluded)
         )
         self.silence = dict(measured.silence)
+        self.partial = frozenset(f"rule:{rule.rule.id}" for rule in self.rules if rule.rule.rollout < 100)
+        """Sources of evidence that act for a share of the requests only."""
         self.classes = frozenset(rule.failure_class for rule in self.rules)
         self._all = _RuleGroup(self.rules)
         self._masking = _RuleGroup([rule for rule in self.rules if rule.failure_class in SENSITIVE])
