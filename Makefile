@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test check fmt lock bench eval train clean
+.PHONY: run test check fmt lock tools dashboard bench eval train clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -43,6 +43,9 @@ fmt: .venv/dev.stamp  ## format and fix what can be fixed
 
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --no-header pyproject.toml
+tools:  ## Prometheus and VictoriaMetrics for the observability tests, under var/tools
+	.ci/tools.sh
+
 lock: .venv/dev.stamp  ## resolve and pin dependencies again
 	$(PIP) install uv
 	$(COMPILE) -o requirements/run.txt

@@ -57,8 +57,6 @@ TOUCH_SECONDS = 30.0
 """How often it is written down when keys were last used."""
 GAUGE_SECONDS = 1.0
 """How old another worker's gauges may be in a scrape."""
-PROBE_SECONDS = 15.0
-"""How often the judge's providers are looked at, for what `/health/ready` says of them."""
 
 
 def build_pipeline(
@@ -168,7 +166,7 @@ class Background:
 
     async def _probes(self, installed: InstalledJudge) -> None:
         while True:
-            await asyncio.sleep(PROBE_SECONDS)
+            await asyncio.sleep(self._settings.judge_probe_seconds)
             await installed.judge.probe()
 
     async def _expire(self) -> None:
@@ -409,6 +407,7 @@ def _show(
 ) -> None:
     """Where the gauges read their values."""
     rules, policies = books
+    telemetry.expect(policies.current)
     telemetry.gauges["journal_pending"] = lambda: [((), store.pending)]
     telemetry.gauges["spool_size"] = lambda: [((), store.spooled_bytes)]
     telemetry.gauges["journal_capacity"] = lambda: [((), settings.journal_max_pending)]

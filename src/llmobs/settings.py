@@ -303,6 +303,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     judge_required: Annotated[
         bool, Meta(description="Whether `/health/ready` fails while no provider of the judge is there.")
     ] = False
+    judge_probe_seconds: Annotated[
+        float,
+        Meta(
+            ge=0.1,
+            description="How often the judge's providers are looked at, for `/health/ready` and "
+            "`detection_tier_ready`; no completion is asked for.",
+        ),
+    ] = 15.0
     judge_call_timeout_ms: Annotated[float, Meta(gt=0, description="Deadline of one call to a provider.")] = (
         4000.0
     )

@@ -149,7 +149,7 @@ def main(command: list[str]) -> int:
             with contextlib.suppress(KeyboardInterrupt):
                 return process.wait()
             return process.wait()
-        print(json.dumps(told, indent=2), flush=True)  # noqa: T201  # a command
+        print(json.dumps(told, indent=2), flush=True)  # a command
         with contextlib.suppress(KeyboardInterrupt):
             signal.sigwait({signal.SIGTERM, signal.SIGINT})
     return 0

@@ -8,7 +8,8 @@ import contextlib
 import json
 import re
 import ssl
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from enum import Enum, auto
 from typing import Any, NamedTuple, Self
 
@@ -343,3 +344,36 @@ def _completion(text: str, ollama: bool, why: str) -> bytes:
         }
     )
     return "".join(json.dumps({"model": "scripted", **line}) + "\n" for line in lines).encode()
+
+
+_LOOPS: dict[int, asyncio.AbstractEventLoop] = {}
+
+
+@contextlib.contextmanager
+def judge_server(brain: Brain = honest) -> Iterator[JudgeServer]:
+    """The server on a loop and a thread of its own, for tests that block."""
+    server = JudgeServer(brain)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    _LOOPS[id(server)] = loop
+    asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
+    try:
+        yield server
+    finally:
+        del _LOOPS[id(server)]
+        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
+@contextlib.contextmanager
+def stopped(server: JudgeServer) -> Iterator[None]:
+    """A server of `judge_server` that is away for the time of the block."""
+    loop = _LOOPS[id(server)]
+    asyncio.run_coroutine_threadsafe(server.stop(), loop).result(10)
+    try:
+        yield
+    finally:
+        asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)

@@ -98,13 +98,13 @@ METRICS = {
         ),
         Metric("detection_tier", "counter", "", ("tier",), "Verdicts by the highest tier that looked."),
         Metric("detection_blocked", "counter", "", (), "Verdicts that block."),
-        Metric("detection_action", "counter", "", ("action",), "Verdicts by action."),
+        Metric("detection_action", "counter", "", ("policy", "action"), "Verdicts by policy and action."),
         Metric(
             "detection_class",
             "counter",
             "",
-            ("failure_class", "action"),
-            "Verdicts beyond allow, by the class that decided.",
+            ("policy", "failure_class", "action"),
+            "Verdicts beyond allow, by policy and the class that decided.",
         ),
         Metric(
             "detection_degraded", "counter", "", (), "Verdicts in which a failure left an open class unheard."
@@ -578,8 +578,12 @@ class Telemetry:
         self._tallies["detection_degraded"][()] += 0
         for tier in ("1", "2", "3"):
             self._tallies["detection_tier"][(tier,)] += 0
-        for action in Action:
-            self._tallies["detection_action"][(action.value,)] += 0
+
+    def expect(self, policies: Iterable[str]) -> None:
+        """Show these policies' actions from the first scrape on."""
+        for policy in policies:
+            for action in Action:
+                self.count("detection_action", (policy, action.value), 0)
 
     def _tally_reader(self, metric: Metric) -> Callable[[CallbackOptions], Sequence[Observation]]:
         tally = self._tallies[metric.name]
@@ -643,11 +647,11 @@ class Telemetry:
         decision = verdict.decision
         tier = str(decision.tier_used)
         tallies["detection_tier"][(tier,)] += 1
-        tallies["detection_action"][(decision.action.value,)] += 1
+        tallies["detection_action"][verdict.policy_id, decision.action.value] += 1
         if decision.action is Action.BLOCK:
             tallies["detection_blocked"][()] += 1
         if decision.failure_class is not None:
-            tallies["detection_class"][decision.failure_class, decision.action.value] += 1
+            tallies["detection_class"][verdict.policy_id, decision.failure_class, decision.action.value] += 1
         if decision.degraded:
             tallies["detection_degraded"][()] += 1
         self._histograms.record("detection_processing_time", (tier,), verdict.processing_time_ms / 1000)

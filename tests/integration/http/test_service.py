@@ -127,8 +127,10 @@ async def test_metrics_keep_their_names_and_count(client: httpx.AsyncClient) -> 
     tiers = re.findall(r'detection_tier_total\{tier="(\d)"\} (\S+)', text)
     assert sum(float(count) for _, count in tiers) == 5.0
     assert "detection_blocked_total 3.0" in text
-    assert 'detection_action_total{action="allow"} 2.0' in text
-    assert 'detection_class_total{action="block",failure_class="prompt_injection"} 3.0' in text
+    assert 'detection_action_total{action="allow",policy="default"} 2.0' in text
+    assert (
+        'detection_class_total{action="block",failure_class="prompt_injection",policy="default"} 3.0' in text
+    )
     assert 'http_requests_total{method="POST",path="/detect",status="200"} 1.0' in text
     assert 'http_requests_total{method="GET",path="unmatched",status="404"} 1.0' in text
     assert 'detection_processing_time_seconds_bucket{le="0.0001",tier="1"}' in text
