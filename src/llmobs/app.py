@@ -59,6 +59,7 @@ GAUGE_SECONDS = 1.0
 """How old another worker's gauges may be in a scrape."""
 
 
+
 def build_pipeline(
     settings: Settings,
     rules: RuleBook,

@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple
 
 import promql_parser
@@ -63,9 +63,17 @@ def _traffic(service: Service, judge: JudgeServer) -> None:
     found = {"llm_response": f"A {HONEST_WORD} in the rain.", "policy": "open"}
     assert service.post(found) == 200
     assert service.post(found) == 200
-    judge.script = [Fault.PROSE]
-    assert service.post({"llm_response": "A finch in the rain.", "policy": "open"}) == 200
-    assert service.post({"llm_response": DOUBTED, "policy": "open"}) == 200
+    # One call at a time and none may wait: a canary may be in the way, so more than one try is made.
+    for number in range(20):
+        told = get(f"{service.url}/metrics")[1]
+        if b"judge_bad_replies_total{" not in told:
+            judge.script = [Fault.PROSE]
+            assert service.post({"llm_response": f"A finch in the rain, {number}.", "policy": "open"}) == 200
+        elif b"judge_lowerings_refused_total{" not in told and b"judge_lowerings_refused_total " not in told:
+            assert service.post({"llm_response": f"{DOUBTED} {number}", "policy": "open"}) == 200
+        else:
+            break
+    judge.script = []
     judge.pause_s = 0.3
     with ThreadPoolExecutor(24) as pool:  # one call at a time and none may wait; two verdicts may wait
         many = [{"llm_response": f"A wren, {n}.", "policy": "open"} for n in range(24)]
@@ -129,7 +137,9 @@ def test_every_declared_metric_is_there(scene: Scene) -> None:
     wanted = {
         metric.exported + ("_bucket" if metric.kind == "histogram" else "") for metric in METRICS.values()
     }
-    until(lambda: not wanted - scene.prometheus.names(), 10, f"{wanted - scene.prometheus.names()}")
+    with suppress(AssertionError):
+        until(lambda: not wanted - scene.prometheus.names(), 10)
+    assert wanted - scene.prometheus.names() == set()
 
 
 def _operands(expression: Any) -> Iterator[str]:
