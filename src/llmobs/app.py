@@ -59,7 +59,6 @@ GAUGE_SECONDS = 1.0
 """How old another worker's gauges may be in a scrape."""
 
 
-
 def build_pipeline(
     settings: Settings,
     rules: RuleBook,
