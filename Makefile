@@ -3,11 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test check fmt lock tools dashboard bench eval train clean
+.PHONY: run test test-chart test-image image sbom dist check fmt lock tools dashboard bench eval train clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 .venv/run.stamp: requirements/run.txt requirements/build.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -36,6 +36,21 @@ check: .venv/dev.stamp  ## format, lint, types, import contract
 
 test: check  ## everything: checks, then all tests, PostgreSQL included
 	$(BIN)/pytest -n 2 --dist worksteal
+
+test-chart: .venv/dev.stamp  ## the chart alone; LLMOBS_TEST_KUBECONFIG or LLMOBS_TEST_KUBERNETES names a Kubernetes
+	$(BIN)/pytest tests/chart
+
+test-image: .venv/dev.stamp  ## build the image as root with buildah, and run it with podman
+	LLMOBS_TEST_IMAGE=1 $(BIN)/pytest tests/image
+
+image:  ## build the image with buildah; BUILD_OPTIONS go to it
+	buildah bud --format docker --build-arg REVISION=$$(git rev-parse HEAD) $(BUILD_OPTIONS) -t localhost/llmobs:0.1.0 .
+
+sbom: .venv/dev.stamp  ## the image's bill of materials (CycloneDX), dist/llmobs.cdx.json
+	$(BIN)/python deploy/image/sbom.py dist/llmobs.cdx.json
+
+dist: .venv/dev.stamp  ## the wheel, in dist
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 
 fmt: .venv/dev.stamp  ## format and fix what can be fixed
 	$(BIN)/ruff format .

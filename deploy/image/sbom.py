@@ -26,7 +26,12 @@ def packages() -> dict[str, Any]:
     """The packages, as cyclonedx-py reads them from the lock."""
     done = subprocess.run(  # noqa: S603  # our own arguments
         [
-            *(str(Path(sys.executable).parent / "cyclonedx-py"), "requirements", "--pyproject", "pyproject.toml"),
+            *(
+                str(Path(sys.executable).parent / "cyclonedx-py"),
+                "requirements",
+                "--pyproject",
+                "pyproject.toml",
+            ),
             *("--mc-type", "application", "--sv", "1.6", "--of", "JSON", "--output-reproducible"),
             "requirements/run.txt",
         ],

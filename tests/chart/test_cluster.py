@@ -108,7 +108,9 @@ def test_install_upgrade_failed_upgrade_rollback_uninstall(  # noqa: PLR0915  # 
         "podDisruptionBudget": {"enabled": cluster.minor >= 21},
         "secrets": {"LLMOBS_KEY_PEPPER": "p" * 40},
         "migration": {"backoffLimit": 0},
-        "nodeSelector": {"example.com/played-by": "the-test"},  # so that no node of a whole cluster takes a pod
+        "nodeSelector": {
+            "example.com/played-by": "the-test"
+        },  # so that no node of a whole cluster takes a pod
     }
     chart = str(cluster.chart)
     assert current(Settings(database_url=url)) is None

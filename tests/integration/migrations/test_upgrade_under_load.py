@@ -139,7 +139,7 @@ async def test_a_hundred_thousand_rows_are_upgraded_and_no_request_fails(
         old.kill()
         new.kill()
     with capsys.disabled():
-        print(  # noqa: T201  # the time is what the test is for
+        print(  # the time is what the test is for
             f"\nupgrade of {ROWS} rows from 0001 to {head()}: {took:.2f} s with the command's start; "
             f"{answered} requests meanwhile and after, 0 failed, longest wait {load.longest:.2f} s"
         )

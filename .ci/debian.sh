@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# What tests of the image and the cluster need from Debian: installed where we are root and apt is here, and said
+# where not. Tests that miss one are left out and say so.
+set -euo pipefail
+declare -A packages=([buildah]=buildah [podman]=podman [runc]=runc [mmdebstrap]=mmdebstrap [etcd]=etcd-server)
+wanted=()
+for tool in "${!packages[@]}"; do
+    command -v "$tool" > /dev/null || wanted+=("${packages[$tool]}")
+done
+[ ${#wanted[@]} -eq 0 ] && { echo "debian: all here"; exit 0; }
+if [ "$(id -u)" -ne 0 ] || ! command -v apt-get > /dev/null; then
+    echo "debian: left out, for want of root or apt: ${wanted[*]}" >&2
+    exit 0
+fi
+export DEBIAN_FRONTEND=noninteractive
+if apt-get -qq update && apt-get -qq install -y --no-install-recommends "${wanted[@]}" > /dev/null; then
+    echo "debian: installed ${wanted[*]}"
+else
+    echo "debian: left out, for apt could not install them: ${wanted[*]}" >&2
+fi
