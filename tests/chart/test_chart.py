@@ -26,6 +26,9 @@ from support.helm import (
 from llmobs import __version__
 from llmobs.settings import Settings, env_name, load_settings
 
+pytestmark = pytest.mark.timeout(240)
+"""Programs are started, and CI's cores may be busy."""
+
 CUSTOM = {"ServiceMonitor", "PrometheusRule", "HTTPRoute"}
 """Kinds that clusters have only once somebody brought their definitions."""
 EXTERNAL = {"database": {"url": "postgresql://llmobs:pass%40word@db.example.com:6432/llmobs"}}

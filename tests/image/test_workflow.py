@@ -10,6 +10,9 @@ import pytest
 import yaml
 from support.helm import ROOT
 
+pytestmark = pytest.mark.timeout(240)
+"""Programs are started, and CI's cores may be busy."""
+
 BIN = Path(sys.executable).parent
 WORKFLOW = ROOT / ".github/workflows/ci.yml"
 
@@ -17,7 +20,7 @@ WORKFLOW = ROOT / ".github/workflows/ci.yml"
 def _run(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     if not (BIN / tool).exists():
         pytest.skip(f"no {tool} in this environment: install requirements/dev.txt")
-    return subprocess.run([BIN / tool, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run([BIN / tool, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=200)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +83,7 @@ def test_the_bill_of_materials_names_every_locked_package_and_every_model(tmp_pa
         pytest.skip("no cyclonedx-py in this environment: install requirements/dev.txt")
     out = tmp_path / "sbom.json"
     done = subprocess.run(
-        [sys.executable, "deploy/image/sbom.py", out], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "deploy/image/sbom.py", out], cwd=ROOT, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr
     found = {one["name"]: one for one in json.loads(out.read_text())["components"]}
