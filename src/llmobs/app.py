@@ -1,6 +1,8 @@
 """Wiring, and only here: settings in, application out."""
 
 import asyncio
+import ctypes
+import gc
 import os
 import signal
 import threading
@@ -26,6 +28,7 @@ from llmobs.detect.learned import load_learned
 from llmobs.detect.pipeline import Pipeline, Tier
 from llmobs.detect.tier1_patterns.book import RuleBook, own_rules, rule_book
 from llmobs.detect.tier1_patterns.detector import FormattingDetector, GuardsDetector, RulesDetector
+from llmobs.detect.tier1_patterns.engine import RuleSet
 from llmobs.detect.tier3_judge.breaker import State as BreakerState
 from llmobs.detect.tier3_judge.setup import InstalledJudge, installed_judge
 from llmobs.domain.access import EVERYTHING
@@ -152,6 +155,10 @@ class Background:
                 group.create_task(_every(settings.snapshot_seconds, self._snapshot))
 
     async def _reloads(self) -> None:
+        for book in self._books:
+            if isinstance(book.current, RuleSet):
+                # Beside the first requests: they are as right before as after, and a little slower.
+                await asyncio.to_thread(book.current.warm)
         while True:
             try:
                 async with asyncio.timeout(self._settings.reload_seconds or None):
@@ -282,7 +289,6 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(signal.SIGHUP, background.reload_now)
-        await asyncio.to_thread(rules.current.warm)
         async with store, nullcontext() if judge is None else judge.judge, _gauges_shown(telemetry):
             if judge is not None:
                 for status in await judge.judge.probe():
@@ -290,6 +296,7 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
                     level("judge", provider=status.name, model=status.model, detail=status.detail)
             task = loop.create_task(background.run())
             task.add_done_callback(_tell)
+            _give_back()
             try:
                 yield
             finally:
@@ -315,6 +322,14 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
     quick = {} if settings.cors else dict.fromkeys(detect.PATHS, detect.quick_detect(services))
     edge = Edge(cast(Any, app), telemetry, request_log, quick)
     return edge if tracing is None else TracedEdge(edge, tracing.tracer)
+
+
+def _give_back() -> None:
+    """Hand memory that only loading needed back to the system, where the C library can do that."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _litestar(

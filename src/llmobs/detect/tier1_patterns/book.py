@@ -49,7 +49,7 @@ def own_rules(rules: RuleSet) -> int:
 @cache
 def _builtin_packs() -> tuple[Pack, ...]:
     """Read once: they do not change while we run, and the operator's folder may, often."""
-    packs = read_packs(BUILTIN)
+    packs = read_packs(BUILTIN, tried=True)
     unique(packs)
     return packs
 

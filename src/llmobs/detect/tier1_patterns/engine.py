@@ -175,14 +175,13 @@ class RuleSet:
         return self._all.hits(subject.text, subject.kind)
 
     def warm(self) -> None:
-        """Run the packs' own examples once: automatons are built by the texts that they see."""
+        """Run one example of each rule, once: automatons and conditions are made by texts that need them."""
         if self._warm:
             return
         self._warm = True
         for pack in self.packs:
             for rule in pack.rule:
-                for example in (*rule.match, *rule.skip):
-                    self._all.hits(example, None)
+                self._all.hits(rule.match[0], None)
 
     def sensitive(self, text: str) -> list[Span]:
         """Where secrets and personal data stand in any text, for masking."""

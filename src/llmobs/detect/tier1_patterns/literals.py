@@ -9,7 +9,7 @@ gitleaks; the sets are derived from the patterns, so that no author can forget o
 
 import re
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from itertools import product
 
@@ -82,6 +82,7 @@ class _Unsupported(Exception):
     """The pattern holds something that this parser does not know; nothing is claimed then."""
 
 
+@lru_cache(maxsize=4096)
 def required_words(pattern: str) -> Clauses:
     """Sets of lower-case words: every match holds a word of each set. The most telling set first.
 

@@ -139,19 +139,25 @@ class AnyOf:
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        self._searches = [searcher(compile_pattern(pattern)) for pattern in patterns]
-        needs = [required_words(pattern) for pattern in patterns]
-        self._signs = _Signs(words for clauses in needs for words in clauses)
-        self._calls = _Calls(enumerate(needs), self._signs)
+        self._patterns = tuple(patterns)
+        self._made: tuple[list[Callable[..., Any]], _Signs, _Calls] | None = None
 
     def occurs(self, view: View) -> bool:
         """Whether one of them occurs in the view."""
+        # Made when the first hit asks: two patterns of three stand in conditions, and few are ever asked.
+        searches, signs, calls = self._made or self._make()
         encoded = view.encoded
-        searches = self._searches
-        return any(
-            searches[index](encoded) is not None
-            for index in self._calls.possible(view, self._signs.seen(view))
+        return any(searches[index](encoded) is not None for index in calls.possible(view, signs.seen(view)))
+
+    def _make(self) -> "tuple[list[Callable[..., Any]], _Signs, _Calls]":
+        needs = [required_words(pattern) for pattern in self._patterns]
+        signs = _Signs(words for clauses in needs for words in clauses)
+        self._made = (
+            [searcher(compile_pattern(pattern)) for pattern in self._patterns],
+            signs,
+            _Calls(enumerate(needs), signs),
         )
+        return self._made
 
 
 @lru_cache(maxsize=4096)

@@ -106,9 +106,11 @@ def tokenizer_of(artefacts: Artefacts) -> Tokenizer:
 
 def session_of(artefacts: Artefacts, outputs: list[str]) -> ort.InferenceSession:
     """The graph of a folder, ready to run; it must give these outputs."""
-    content = artefacts.read("encoder.onnx")
+    artefacts.read("encoder.onnx")  # for its checksum
     try:
-        session = ort.InferenceSession(content, _options(), providers=["CPUExecutionProvider"])
+        # By its path: given bytes, the session would keep them beside its weights.
+        path = str(artefacts.folder / "encoder.onnx")
+        session = ort.InferenceSession(path, _options(), providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's exceptions share no base class of their own
         raise ArtefactBroken(f"{artefacts.folder.name}/encoder.onnx: {error}") from error
     found = [output.name for output in session.get_outputs()]

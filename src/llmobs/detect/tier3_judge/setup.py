@@ -12,7 +12,6 @@ from llmobs.detect.tier3_judge.chain import Chain, Limiter, Price
 from llmobs.detect.tier3_judge.detector import JudgeDetector
 from llmobs.detect.tier3_judge.judge import Judge
 from llmobs.detect.tier3_judge.observer import JudgeObserver
-from llmobs.detect.tier3_judge.ollama_wire import OllamaProvider
 from llmobs.detect.tier3_judge.openai_wire import OpenAIProvider
 from llmobs.detect.tier3_judge.provider import Provider
 from llmobs.detect.tier3_judge.question import load_families
@@ -125,9 +124,7 @@ def providers(settings: Settings) -> tuple[Provider, ...]:
             else None
         ),
         "ollama": lambda: (
-            OllamaProvider(base_url=settings.ollama_base_url, model=settings.ollama_model)
-            if settings.ollama_base_url
-            else None
+            _ollama(settings.ollama_base_url, settings.ollama_model) if settings.ollama_base_url else None
         ),
     }
     order = [name.strip() for name in settings.judge_order.split(",") if name.strip()]
@@ -152,3 +149,10 @@ def read_prices(written: str) -> dict[str, Price]:
             raise SettingsInvalid(f"LLMOBS_JUDGE_PRICES: {part!r} is not of the form model=in/out")
         prices[model] = price
     return prices
+
+
+def _ollama(base_url: str, model: str) -> Provider:
+    # Its client costs 12 MB and a quarter of a second, which only those pay who ask Ollama.
+    from llmobs.detect.tier3_judge.ollama_wire import OllamaProvider  # noqa: PLC0415
+
+    return OllamaProvider(base_url=base_url, model=model)
