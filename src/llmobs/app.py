@@ -18,14 +18,12 @@ from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from opentelemetry.sdk.resources import Resource
 
-from llmobs.access.gate import Gate
-from llmobs.access.registry import Registry
-from llmobs.access.setup import installed_gate, installed_pepper
-from llmobs.access.tiers import load_tiers
+from llmobs.access.limits import SWEEP_SECONDS
+from llmobs.access.setup import Access, installed_access
 from llmobs.book import Book
 from llmobs.canary import JUDGE_TIER, Canaries
 from llmobs.detect.learned import load_learned
-from llmobs.detect.pipeline import Pipeline, Tier
+from llmobs.detect.pipeline import Allows, Pipeline, Tier
 from llmobs.detect.tier1_patterns.book import RuleBook, own_rules, rule_book
 from llmobs.detect.tier1_patterns.detector import FormattingDetector, GuardsDetector, RulesDetector
 from llmobs.detect.tier1_patterns.engine import RuleSet
@@ -68,6 +66,8 @@ def build_pipeline(
     tiers: frozenset[int] = frozenset({1, 2, 3}),
     judge: InstalledJudge | None = None,
     by_example: Callable[[], frozenset[str]] = frozenset,
+    *,
+    allows: Allows | None = None,
 ) -> Pipeline:
     """The tiers with the detectors that are installed. Adding a tier adds a folder and a line here.
 
@@ -91,6 +91,7 @@ def build_pipeline(
             detectors=() if learned is None else learned.tier2(tier2_s, by_example),
             deadline_s=tier2_s,
             absent="switched off",
+            allows=allows,
         ),
         Tier(
             number=3,
@@ -98,6 +99,7 @@ def build_pipeline(
             detectors=() if judge is None else (judge.detector,),
             deadline_s=settings.tier3_timeout_ms / 1000,
             absent="not configured",
+            allows=allows,
             asks=doubtful_classes,
             ends_with_caller=True,
         ),
@@ -116,13 +118,13 @@ class Background:
         *,
         judge: InstalledJudge | None = None,
         canaries: Canaries | None = None,
-        gate: Gate | None = None,
+        access: Access | None = None,
     ) -> None:
         self._settings = settings
         self._judge = judge
         self._canaries = canaries
         self._store = store
-        self._gate = gate
+        self._access = access
         self._books = books
         self._wanted = asyncio.Event()
 
@@ -147,8 +149,9 @@ class Background:
                     group.create_task(
                         _ask_judge(self._canaries, settings.canary_judge_seconds * settings.api_workers)
                     )
-            if self._gate is not None and not self._gate.is_open:
+            if self._access is not None and not self._access.gate.is_open:
                 group.create_task(_every(TOUCH_SECONDS, self._touch))
+                group.create_task(_every(SWEEP_SECONDS, self._access.limiter.sweep))
             if settings.retention_days:
                 group.create_task(_every(3600.0, self._sweep))
             if settings.snapshot_seconds:
@@ -180,8 +183,8 @@ class Background:
         await self._store.delete_expired_judgements()
 
     async def _touch(self) -> None:
-        assert self._gate is not None  # noqa: S101  # started only with a gate
-        await self._store.touch_keys(self._gate.used())
+        assert self._access is not None  # noqa: S101  # started only with a gate
+        await self._store.touch_keys(self._access.gate.used())
 
     async def _sweep(self) -> None:
         before = datetime.now(UTC) - timedelta(days=self._settings.retention_days)
@@ -241,8 +244,7 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
     tracing = tracing_from(os.environ, who)
     telemetry = _telemetry(who, exemplars=tracing is not None)
     store = Store(settings, telemetry)
-    pepper = installed_pepper(settings)
-    gate = installed_gate(settings, pepper, store.held_key, store.client_and_view)
+    door = installed_access(settings, store)
 
     def find_sensitive(text: str) -> Iterable[Span]:
         return rules.current.sensitive(text)  # not bound once: a reload replaces the rules
@@ -253,7 +255,11 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
         chain = judge.judge.chain
         listening.watch((seat.provider.name for seat in chain.seats), lambda: chain.in_flight)
     pipeline = build_pipeline(
-        settings, rules, judge=judge, by_example=lambda: classes_by_example(policies.current)
+        settings,
+        rules,
+        judge=judge,
+        by_example=lambda: classes_by_example(policies.current),
+        allows=door.limiter.allows,
     )
     canaries = Canaries(
         pipeline,
@@ -285,7 +291,7 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        background = Background(settings, store, books, judge=judge, canaries=canaries, gate=gate)
+        background = Background(settings, store, books, judge=judge, canaries=canaries, access=door)
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(signal.SIGHUP, background.reload_now)
@@ -302,6 +308,7 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
             finally:
                 task.cancel()
                 await asyncio.wait([task])
+                await door.limiter.close()
         # What waits to be exported may take the exporter's whole timeout.
         await asyncio.to_thread(telemetry.close)
         if tracing is not None:
@@ -312,8 +319,9 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
         screen=screen,
         logs=store,
         telemetry=telemetry,
-        gate=gate,
-        registry=Registry(store.database, pepper, tiers=load_tiers(settings.tiers_path), changed=gate.forget),
+        gate=door.gate,
+        limiter=door.limiter,
+        registry=door.registry,
         books=books,
         checks=checks,
     )

@@ -12,6 +12,7 @@
 A problem's class attributes give status, slug and title; the message is the `detail`.
 """
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -194,6 +195,25 @@ class RequestInvalid(Problem):
     status = 400
     slug = "request-invalid"
     title = "Bad request"
+
+
+class RateLimited(Problem):
+    """The client's allowance is spent. Try again when `Retry-After` says."""
+
+    status = 429
+    slug = "rate-limited"
+    title = "Too many requests"
+
+    def __init__(self, detail: str, *, seconds: int, told: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """`seconds` until there is more; `told` are headers about the allowance."""
+        super().__init__(detail)
+        self._seconds = seconds
+        self._told = tuple(told)
+
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """How long to wait, and what the allowance is."""
+        return ((b"retry-after", b"%d" % self._seconds), *self._told)
 
 
 class RecordUnavailable(Problem):

@@ -183,6 +183,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ge=1, description="How long the keys are kept; a token with an unknown key asks for them sooner."
         ),
     ] = 300.0
+    rate_limits: Annotated[bool, Meta(description="Hold known clients to the allowances of their tiers.")] = (
+        True
+    )
+    rate_store: Annotated[
+        str,
+        Meta(
+            description="Where allowances are counted: `memory` (one process), `database`, or `redis://HOST:6379/0` for "
+            "Valkey or Redis. Empty: in memory for one worker on SQLite, else in the database."
+        ),
+    ] = ""
     tiers_file: Annotated[
         str, Meta(description="TOML file of your own rate-limit tiers, in place of the built-in ones.")
     ] = ""

@@ -2,13 +2,21 @@
 
 import ipaddress
 
+import msgspec
+
 from llmobs.access.gate import Gate, Lookup
 from llmobs.access.jwks import KeySet
 from llmobs.access.keys import Pepper, pepper_from
-from llmobs.access.tiers import load_tiers
+from llmobs.access.limits import Allowances, Limiter, MemoryAllowances
+from llmobs.access.registry import Registry
+from llmobs.access.tiers import Tiers, load_tiers
 from llmobs.access.tokens import ClientLookup, Tokens
+from llmobs.access.valkey import SCHEMES, ValkeyAllowances
 from llmobs.errors import SettingsInvalid
 from llmobs.settings import AuthMode, Settings
+from llmobs.store.allowances import DatabaseAllowances
+from llmobs.store.database import Database
+from llmobs.store.store import Store
 
 LOOPBACK_NAMES = frozenset({"localhost", "localhost.localdomain"})
 
@@ -40,6 +48,47 @@ def installed_gate(settings: Settings, pepper: Pepper | None, lookup: Lookup, cl
         outage_seconds=settings.auth_outage_seconds,
         open_metrics=settings.metrics_open,
     )
+
+
+class Access(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands between callers and the service."""
+
+    gate: Gate
+    limiter: Limiter
+    registry: Registry
+
+
+def installed_access(settings: Settings, store: Store) -> Access:
+    """The parts as the settings want them; SettingsInvalid when they cannot be had."""
+    pepper = installed_pepper(settings)
+    gate = installed_gate(settings, pepper, store.held_key, store.client_and_view)
+    tiers = load_tiers(settings.tiers_path)
+    return Access(
+        gate=gate,
+        limiter=installed_limiter(settings, store.database, tiers),
+        registry=Registry(store.database, pepper, tiers=tiers, changed=gate.forget),
+    )
+
+
+def installed_limiter(settings: Settings, database: Database, tiers: Tiers) -> Limiter:
+    """What holds clients to their tiers; it knows of none where limits are switched off."""
+    if not settings.rate_limits:
+        return Limiter(MemoryAllowances(), {})
+    return Limiter(_allowances(settings, database), tiers)
+
+
+def _allowances(settings: Settings, database: Database) -> Allowances:
+    wanted = settings.rate_store
+    if wanted.startswith(SCHEMES):
+        return ValkeyAllowances(wanted, seconds=min(1.0, settings.database_timeout_seconds))
+    if wanted not in {"", "memory", "database"}:
+        raise SettingsInvalid(
+            "LLMOBS_RATE_STORE is memory, database, or a URL such as redis://127.0.0.1:6379/0"
+        )
+    alone = settings.api_workers == 1 and database.engine.dialect.name == "sqlite"
+    if wanted == "memory" or (not wanted and alone):
+        return MemoryAllowances()
+    return DatabaseAllowances(database)
 
 
 def check_access(settings: Settings) -> None:

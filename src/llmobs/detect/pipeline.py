@@ -13,6 +13,8 @@ from llmobs.domain.detection import Failed, Ran, Report, Skipped
 from llmobs.domain.policy import Policy
 from llmobs.domain.subject import Likeness, Subject
 
+Allows = Callable[[int, str | None], Awaitable[str | None]]
+"""By a tier's number and a client: None where the tier may look at one more text, or why it may not."""
 Departed = Callable[[], Awaitable[None]]
 """Returns when whoever asked has gone away."""
 
@@ -34,6 +36,9 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True):
     """Why it is skipped where no detector is installed."""
     asks: Callable[[Policy, Standing], frozenset[str]] = open_classes
     """Which classes it is asked about, given what earlier tiers found."""
+    allows: Allows | None = None
+    """Asked once a text before the tier looks; what it may not look at counts as a failure, so that the
+    policy says what comes of it."""
     ends_with_caller: bool = False
     """Whether its work is dropped when whoever asked has gone away: worth it for slow, dear work."""
 
@@ -114,6 +119,15 @@ class Pipeline:
                 skipped.append(Skipped(tier=tier.number, detector=detector.name, reason=reason))
         if not called:
             return skipped
+        refused = None if tier.allows is None else await tier.allows(tier.number, subject.client_id)
+        if refused is not None:
+            return [
+                *(
+                    Failed(tier=tier.number, detector=d.name, ms=0.0, hears=d.hears & asked, reason=refused)
+                    for d in called
+                ),
+                *skipped,
+            ]
         if departed is not None and tier.ends_with_caller:
             return [*[await _unless_gone(d, tier, subject, asked, departed) for d in called], *skipped]
         if len(called) == 1 or tier.deadline_s is None:

@@ -8,9 +8,15 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from litestar.routes import HTTPRoute
 
+from llmobs.access.gate import Headers
 from llmobs.domain.access import Need, Principal
+from llmobs.http.services import Services
 
 NEED = "need"
+LIMITED = frozenset({Need.KNOWN, Need.DETECT, Need.LOGS_READ})
+"""What counts against a client's allowance. Scraping and administration do not: who runs the service does them."""
+
+Told = list[tuple[bytes, bytes]]
 
 AnyConnection = ASGIConnection[Any, Any, Any, Any]
 
@@ -20,11 +26,22 @@ def needs(need: Need) -> dict[str, Any]:
     return {NEED: need}
 
 
+async def enter(parts: Services, headers: Headers, need: Need) -> tuple[Principal, Told]:
+    """Who asks, and the headers that the answer is to carry. Raises what stands in the way.
+
+    The one way in, for the guard below and for the edge.
+    """
+    who = await parts.gate.admit(headers, need)
+    if need in LIMITED and who.client_id is not None:
+        return who, await parts.limiter.request(who)
+    return who, []
+
+
 async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
     """Let the caller in or raise why not; every handler of the framework stands behind this."""
-    need = _need_of(handler)
-    gate = connection.app.state["services"].gate
-    connection.scope["state"]["principal"] = await gate.admit(connection.scope["headers"], need)
+    state = connection.scope["state"]
+    parts: Services = connection.app.state["services"]
+    state["principal"], state["headers"] = await enter(parts, connection.scope["headers"], _need_of(handler))
 
 
 def principal_of(request: Request[Any, Any, Any]) -> Principal:

@@ -18,7 +18,7 @@ from llmobs.errors import (
     RequestInvalid,
     TextTooLong,
 )
-from llmobs.http.access import needs, principal_of
+from llmobs.http.access import Told, enter, needs, principal_of
 from llmobs.http.departure import Departure
 from llmobs.http.problems import as_problem, details, problem_answer
 from llmobs.http.responses import JsonAnswer
@@ -69,13 +69,16 @@ def quick_detect(parts: Services) -> "Quick":
     """`answer_detect` for the edge, which answers these paths itself; problems are answers as well."""
 
     async def answer(scope: "Scope", receive: "Receive", line: dict[str, Any]) -> JsonAnswer:
+        told: Told = []
         try:
-            who = await parts.gate.admit(scope["headers"], Need.DETECT)
-            return await answer_detect(parts, who, scope, receive, line)
+            who, told = await enter(parts, scope["headers"], Need.DETECT)
+            answered = await answer_detect(parts, who, scope, receive, line)
         except Exception as error:  # noqa: BLE001  # the HTTP edge: a bug is told as a problem, too
             problem = as_problem(error)
             line["problem"] = problem.slug
-            return problem_answer(scope["path"], problem)
+            answered = problem_answer(scope["path"], problem)
+        answered.headers += told
+        return answered
 
     return answer
 
@@ -106,6 +109,7 @@ async def detect_batch(request: AnyRequest) -> ASGIApp:
     items = read_batch(body)
     if len(items) > MAX_BATCH:
         raise BatchTooLarge(f"Batch of {len(items)} exceeds maximum of {MAX_BATCH}.")
+    await parts.limiter.batch(who, len(items))
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(

@@ -85,7 +85,11 @@ class Edge:
                 if message["type"] == "http.response.start":
                     status = message["status"]
                     request_id = request_id or _own_id(state)
-                    message["headers"] = [*message.get("headers", ()), *_told(request_id, traceparent)]
+                    message["headers"] = [
+                        *message.get("headers", ()),
+                        *_told(request_id, traceparent),
+                        *state.get("headers", ()),
+                    ]
                 await send(message)
 
             try:

@@ -13,6 +13,7 @@ from llmobs.domain.risk import Action
 from llmobs.domain.subject import Kind
 from llmobs.errors import Problem
 from llmobs.http import admin, schemas
+from llmobs.http.access import LIMITED
 from llmobs.http.logs import JSON_LINES, MAX_LIMIT
 from llmobs.http.problems import MEDIA_TYPE
 from llmobs.store.records import CURSOR
@@ -327,6 +328,8 @@ def _secured(paths: dict[str, Any], needs: Iterable[tuple[str, str, Need]]) -> d
             continue
         operation["security"] = [{"apiKey": []}, {"bearer": []}]
         _refused(operation["responses"], refusals)
+        if need in LIMITED:
+            _refused(operation["responses"], (errors.RateLimited,))
         if need is not Need.KNOWN:
             operation["description"] = f"Needs the scope `{need.value}` where credentials are asked for."
     return paths

@@ -7,6 +7,7 @@ import msgspec
 from litestar import Request
 
 from llmobs.access.gate import Gate
+from llmobs.access.limits import Limiter
 from llmobs.access.registry import Registry
 from llmobs.book import Book
 from llmobs.domain.access import View
@@ -38,6 +39,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     logs: Logs
     telemetry: Telemetry
     gate: Gate
+    limiter: Limiter
     registry: Registry
     books: tuple[Book[Any], ...]
     checks: Callable[[], Awaitable[tuple[Check, ...]]]

@@ -170,3 +170,16 @@ api_keys = Table(
     Column("replaced_by", Text, nullable=True),
     Index(None, "client_id"),
 )
+
+rate_windows = Table(
+    "rate_windows",
+    metadata,
+    Column("client_id", Text, nullable=False),
+    Column("meter", Text, nullable=False),
+    Column("started_at", BigInteger, nullable=False),  # microseconds since 1970
+    Column("used", BigInteger, nullable=False),
+    Column("burst_at", BigInteger, nullable=False),
+    Column("burst_used", BigInteger, nullable=False),
+    Column("granted", BigInteger, nullable=False),  # by the last statement, which reads it back
+    PrimaryKeyConstraint("client_id", "meter"),
+)
