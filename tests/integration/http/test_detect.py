@@ -55,7 +55,7 @@ async def test_a_text_that_comes_again_says_so_and_is_recorded_again(client: htt
     told = (await client.get("/metrics")).text
     assert 'result_cache_lookups_total{result="hit"} 2.0' in told
     assert 'result_cache_lookups_total{result="miss"} 1.0' in told
-    assert 'detection_action_total{action="block"} 3.0' in told
+    assert 'detection_action_total{action="block",policy="default"} 3.0' in told
     assert 'status="cached"' in told
 
 
