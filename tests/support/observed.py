@@ -45,7 +45,7 @@ def get(url: str, timeout: float = 10) -> tuple[int, bytes]:
         return 0, b""
 
 
-def until(condition: Callable[[], Any], seconds: float = 30, what: str = "it") -> Any:
+def until(condition: Callable[[], Any], seconds: float = 60, what: str = "it") -> Any:
     """What the condition answers once it is true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -91,6 +91,12 @@ class Prometheus:
         found = self.query(expression)
         assert len(found) <= 1, f"{expression}: {found}"
         return float(found[0]["value"][1]) if found else None
+
+    def samples(self, selector: str) -> list[tuple[float, float]]:
+        """The raw samples that a range selector of one series covers: time and value."""
+        return sorted(
+            (float(at), float(value)) for series in self.query(selector) for at, value in series["values"]
+        )
 
     def names(self) -> set[str]:
         _, body = get(f"{self.url}/api/v1/label/__name__/values")
@@ -179,7 +185,7 @@ class Service:
             [self.llmobs, "serve"], self.folder / "llmobs.log", env=self.environ, cwd=self.folder
         ) as one:
             if wait:
-                until(lambda: get(f"{self.url}/health/ready")[0] == 200, what="the service ready")
+                until(lambda: get(f"{self.url}/health/ready")[0] == 200, 240, "the service ready")
             yield one
 
     def post(self, body: dict[str, Any], path: str = "/v1/detect") -> int:

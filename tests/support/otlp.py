@@ -55,7 +55,7 @@ class Received:
             if metric.name == name
         ]
 
-    def until(self, condition: Callable[[], Any], seconds: float = 15) -> None:
+    def until(self, condition: Callable[[], Any], seconds: float = 60) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, "it never arrived"

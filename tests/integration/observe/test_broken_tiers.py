@@ -55,16 +55,19 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 def _shows(scene: Scene, tier: str, broken_at: float, known_after: float = 0.0) -> None:
-    """The metric and the alert, no later than one scrape and one evaluation after the break."""
+    """Every scrape since the break shows it, and the alert fires with the evaluation after the first."""
     alert = ("LlmobsTierNotReady", tier)
-    until(lambda: scene.prometheus.value(f'detection_tier_ready{{tier="{tier}"}}') == 0, what="the metric")
-    metric_after = time.monotonic() - broken_at
-    until(lambda: alert in scene.prometheus.firing(), what="the alert")
-    alert_after = time.monotonic() - broken_at
-    print(f"\ntier {tier}: metric after {metric_after:.1f} s, alert after {alert_after:.1f} s")
-    # A second for a busy machine beside the two intervals.
-    assert metric_after <= known_after + EVERY + 1
-    assert alert_after <= known_after + 2 * EVERY + 1
+    until(lambda: alert in scene.prometheus.firing(), 60, "the alert")
+    seen = scene.prometheus.samples(f'detection_tier_ready{{tier="{tier}"}}[2m]')
+    since = [(at, value) for at, value in seen if at > broken_at + known_after]
+    told = scene.prometheus.samples(f'ALERTS{{alertname="LlmobsTierNotReady",tier="{tier}"}}[2m]')
+    fired = min(at for at, _ in told if at > broken_at)
+    print(
+        f"\ntier {tier}: broken, {since[0][0] - broken_at:.1f} s later scraped, {fired - broken_at:.1f} s an alert"
+    )
+    assert {value for _, value in since} == {0.0}
+    # The scrape and the evaluation have their own beat; a busy machine may miss one of the latter.
+    assert fired - since[0][0] <= 2 * EVERY
     others = {found for found in scene.prometheus.firing() if found[0] == "LlmobsTierNotReady"}
     assert others == {alert}
 
@@ -78,7 +81,7 @@ def _well(scene: Scene) -> None:
 
 def test_an_empty_rules_folder(scene: Scene) -> None:
     (scene.folder / "rules/house.toml").unlink()
-    _shows(scene, "1", time.monotonic())
+    _shows(scene, "1", time.time())
     (scene.folder / "rules/house.toml").write_text(RULES)
     _well(scene)
 
@@ -86,14 +89,14 @@ def test_an_empty_rules_folder(scene: Scene) -> None:
 def test_a_removed_model_file(scene: Scene) -> None:
     model = scene.folder / "heads/singles/encoder.onnx"
     model.rename(scene.folder / "aside")
-    _shows(scene, "2", time.monotonic())
+    _shows(scene, "2", time.time())
     (scene.folder / "aside").rename(model)
     _well(scene)
 
 
 def test_a_dead_judge(scene: Scene) -> None:
     with stopped(scene.judge):
-        _shows(scene, "3", time.monotonic(), known_after=PROBED)
+        _shows(scene, "3", time.time(), known_after=2 * PROBED + 0.5)
     _well(scene)
 
 

@@ -65,7 +65,7 @@ async def _samples(client: httpx.AsyncClient, name: str) -> dict[tuple[str, ...]
     return found
 
 
-async def _until(condition: Callable[[], Any], seconds: float = 20) -> None:
+async def _until(condition: Callable[[], Any], seconds: float = 90) -> None:
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110  # it is asked over HTTP
             await asyncio.sleep(0.05)

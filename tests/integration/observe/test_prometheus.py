@@ -138,7 +138,7 @@ def test_every_declared_metric_is_there(scene: Scene) -> None:
         metric.exported + ("_bucket" if metric.kind == "histogram" else "") for metric in METRICS.values()
     }
     with suppress(AssertionError):
-        until(lambda: not wanted - scene.prometheus.names(), 10)
+        until(lambda: not wanted - scene.prometheus.names(), 30)
     assert wanted - scene.prometheus.names() == set()
 
 
@@ -245,7 +245,7 @@ def test_scraped_and_pushed_metrics_are_equal(scene: Scene) -> None:
         return found
 
     try:
-        until(lambda: not differences(), 20)
+        until(lambda: not differences(), 60)
     except AssertionError:
         assert differences() == []
     print("\npushed = scraped:", {name: int(value) for name, value in SEEN.items() if value})
