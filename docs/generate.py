@@ -39,11 +39,13 @@ def settings() -> Iterator[str]:
 
 
 def metrics() -> Iterator[str]:
-    yield "| metric | type | labels | meaning |"
-    yield "|---|---|---|---|"
+    yield "| metric | type | unit | labels | meaning |"
+    yield "|---|---|---|---|---|"
+    units = {"s": "seconds", "By": "bytes", "{token}": "tokens"}
     for metric in METRICS.values():
-        labels = ", ".join(f"`{name}`" for name in metric.attributes) or "none"
-        yield f"| `{metric.exported}` | {metric.kind} | {labels} | {metric.meaning} |"
+        labels = ", ".join(f"`{name.replace('.', '_')}`" for name in metric.attributes) or "none"
+        unit = units.get(metric.unit, "")
+        yield f"| `{metric.exported}` | {metric.kind} | {unit} | {labels} | {metric.meaning} |"
 
 
 def problems(kind: type[Problem] = Problem) -> Iterator[type[Problem]]:

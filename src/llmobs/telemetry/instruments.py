@@ -574,8 +574,9 @@ class Telemetry:
                 case _:
                     pass  # histograms are tallied by `Histograms`
         # Present from the first scrape on, so that rates and absent-alerts work before traffic.
-        self._tallies["detection_blocked"][()] += 0
-        self._tallies["detection_degraded"][()] += 0
+        for metric in METRICS.values():
+            if metric.kind == "counter" and not metric.attributes:
+                self._tallies[metric.name][()] += 0
         for tier in ("1", "2", "3"):
             self._tallies["detection_tier"][(tier,)] += 0
 

@@ -69,7 +69,7 @@ def _traffic(service: Service, judge: JudgeServer) -> None:
         if b"judge_bad_replies_total{" not in told:
             judge.script = [Fault.PROSE]
             assert service.post({"llm_response": f"A finch in the rain, {number}.", "policy": "open"}) == 200
-        elif b"judge_lowerings_refused_total{" not in told and b"judge_lowerings_refused_total " not in told:
+        elif b"\njudge_lowerings_refused_total 0" in told:
             assert service.post({"llm_response": f"{DOUBTED} {number}", "policy": "open"}) == 200
         else:
             break
