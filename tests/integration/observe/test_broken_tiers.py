@@ -59,15 +59,15 @@ def _shows(scene: Scene, tier: str, broken_at: float, known_after: float = 0.0) 
     alert = ("LlmobsTierNotReady", tier)
     until(lambda: alert in scene.prometheus.firing(), 60, "the alert")
     seen = scene.prometheus.samples(f'detection_tier_ready{{tier="{tier}"}}[2m]')
-    since = [(at, value) for at, value in seen if at > broken_at + known_after]
+    shown = min(at for at, value in seen if at > broken_at and not value)
     told = scene.prometheus.samples(f'ALERTS{{alertname="LlmobsTierNotReady",tier="{tier}"}}[2m]')
     fired = min(at for at, _ in told if at > broken_at)
     print(
-        f"\ntier {tier}: broken, {since[0][0] - broken_at:.1f} s later scraped, {fired - broken_at:.1f} s an alert"
+        f"\ntier {tier}: broken, {shown - broken_at:.1f} s later scraped, {fired - broken_at:.1f} s an alert"
     )
-    assert {value for _, value in since} == {0.0}
+    assert not any(value for at, value in seen if at > broken_at + known_after)
     # The scrape and the evaluation have their own beat; a busy machine may miss one of the latter.
-    assert fired - since[0][0] <= 2 * EVERY
+    assert fired - shown <= 2 * EVERY
     others = {found for found in scene.prometheus.firing() if found[0] == "LlmobsTierNotReady"}
     assert others == {alert}
 
@@ -109,4 +109,5 @@ def test_a_service_that_cannot_start_without_its_model_is_down(tmp_path: Path) -
         until(
             lambda: seen.query('ALERTS{alertname="LlmobsDown"}'), what="the alert, which waits for a minute"
         )
-    assert "singles/encoder.onnx" in (tmp_path / "llmobs.log").read_text()
+        log = tmp_path / "llmobs.log"
+        until(lambda: "singles/encoder.onnx" in log.read_text(), 240, "the reason in the log")
