@@ -15,8 +15,9 @@ from typing import get_type_hints
 import msgspec
 from msgspec import Meta
 
+from llmobs.domain.interval import Interval
 from llmobs.errors import Problem
-from llmobs.evaluation import FileFigures, Interval
+from llmobs.evaluation import FileFigures
 from llmobs.http.problems import TYPE_PREFIX
 from llmobs.settings import Settings, env_name
 from llmobs.telemetry.instruments import METRICS

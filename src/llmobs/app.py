@@ -34,7 +34,7 @@ from llmobs.domain.decision import doubtful_classes
 from llmobs.domain.subject import Span
 from llmobs.domain.traffic import judge_traffic
 from llmobs.errors import StoreUnavailable
-from llmobs.http import access, admin, detect, docs, health, logs
+from llmobs.http import access, admin, detect, docs, feedback, health, logs
 from llmobs.http.edge import Edge
 from llmobs.http.problems import EXCEPTION_HANDLERS
 from llmobs.http.schemas import Check
@@ -43,6 +43,7 @@ from llmobs.policies import PolicyBook, classes_by_example, policy_book, shared_
 from llmobs.remembered import Remembered
 from llmobs.screen import Journal, Screen
 from llmobs.settings import Settings, load_settings
+from llmobs.store.feedback import Opinions
 from llmobs.store.store import Store
 from llmobs.supervised import end_with_supervisor, folder_from
 from llmobs.telemetry.instruments import Telemetry
@@ -322,6 +323,7 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
         gate=door.gate,
         limiter=door.limiter,
         registry=door.registry,
+        opinions=Opinions(store.database),
         books=books,
         checks=checks,
     )
@@ -361,6 +363,7 @@ def _litestar(
             docs.redoc,
             docs.assets,
             *admin.HANDLERS,
+            *feedback.HANDLERS,
         ],
         guards=[access.guard],
         exception_handlers=EXCEPTION_HANDLERS,

@@ -37,6 +37,7 @@ from llmobs.detect.tier3_judge.check import figures as judge_figures
 from llmobs.detect.tier3_judge.observer import NoObserver
 from llmobs.detect.tier3_judge.question import load_families
 from llmobs.detect.tier3_judge.setup import InstalledJudge, installed_judge
+from llmobs.domain.interval import Interval, wilson
 from llmobs.domain.policy import Policy
 from llmobs.domain.record import coverage_entry, evidence_entry
 from llmobs.domain.risk import Action
@@ -46,15 +47,14 @@ from llmobs.errors import LlmobsError, SettingsInvalid
 from llmobs.evaluation import (
     TASK_CLASSES,
     FileFigures,
-    Interval,
     Outcome,
     Row,
     figures,
     inquiry_of,
     outcomes,
     read_rows,
-    wilson,
 )
+from llmobs.feedback_cli import feedback
 from llmobs.keys_cli import clients, keys
 from llmobs.policies import classes_by_example, load_policies
 from llmobs.screen import Inquiry, examine
@@ -80,6 +80,7 @@ def cli() -> None:
 
 cli.add_command(clients)
 cli.add_command(keys)
+cli.add_command(feedback)
 
 
 @cli.command()

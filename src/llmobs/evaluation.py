@@ -4,13 +4,14 @@ import gzip
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from itertools import groupby, islice
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from llmobs.detect.pipeline import Pipeline
+from llmobs.domain.feedback import LabelledText
+from llmobs.domain.interval import Interval, wilson
 from llmobs.domain.policy import Policy
 from llmobs.domain.risk import Action, FailureClass
 from llmobs.domain.subject import Kind
@@ -40,6 +41,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
     query: str | None = None
     context: Any = None
+    """Passages; for the task `prompt_injection` the system prompt, unless that stands by itself."""
+    system_prompt: str | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,15 +69,6 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     def flagged(self) -> bool:
         """Warned or blocked."""
         return self.action in {Action.WARN, Action.BLOCK}
-
-
-class Interval(msgspec.Struct, frozen=True):
-    """A share of `of` with its 95 % Wilson score interval."""
-
-    share: float
-    low: float
-    high: float
-    of: int
 
 
 class FileFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,13 +109,36 @@ def inquiry_of(row: Row) -> Inquiry:
     context: dict[str, Any] = {}
     if row.query:
         context["query"] = row.query
+    if row.system_prompt:
+        context["system_prompt"] = row.system_prompt
     if row.context:
         passages = row.context if isinstance(row.context, list) else [row.context]
-        if row.task == FailureClass.PROMPT_INJECTION:
+        if row.task == FailureClass.PROMPT_INJECTION and not row.system_prompt:
             context["system_prompt"] = "\n".join(p if isinstance(p, str) else json.dumps(p) for p in passages)
         else:
             context["documents"] = passages
     return Inquiry(text=row.text, kind=row.role, context=context or None)
+
+
+def row_of(labelled: LabelledText) -> Row:
+    """The row that a recorded text and somebody's word on it make.
+
+    A harmless text is a row of the task `benign`, any other one of the task that is called like its
+    class. Passages are always under `context`, the system prompt under its own name.
+    """
+    context = labelled.context or {}
+    query, system_prompt = context.get("query"), context.get("system_prompt")
+    return Row(
+        id=labelled.request_id,
+        task=labelled.true_class or "benign",
+        label=0 if labelled.true_class is None else 1,
+        role=labelled.kind,
+        text=labelled.text,
+        source="feedback",
+        query=query if isinstance(query, str) else None,
+        context=context.get("documents") or None,
+        system_prompt=system_prompt if isinstance(system_prompt, str) else None,
+    )
 
 
 async def outcomes(pipeline: Pipeline, policy: Policy, rows: Iterator[Row]) -> AsyncIterator[Outcome]:
@@ -167,17 +184,6 @@ def figures(name: str, found: Sequence[Outcome]) -> FileFigures:
         p50_ms=_quantile(times, 0.50),
         p95_ms=_quantile(times, 0.95),
     )
-
-
-def wilson(hits: int, of: int) -> Interval | None:
-    """The share with its 95 % Wilson score interval (Wilson 1927); None of nothing."""
-    if of == 0:
-        return None
-    z = 1.959964
-    share = hits / of
-    centre = (share + z * z / (2 * of)) / (1 + z * z / of)
-    half = z * sqrt(share * (1 - share) / of + z * z / (4 * of * of)) / (1 + z * z / of)
-    return Interval(round(share, 4), round(max(0.0, centre - half), 4), round(min(1.0, centre + half), 4), of)
 
 
 def _thresholds(scored: Sequence[tuple[float, int]]) -> Iterator[tuple[int, int]]:

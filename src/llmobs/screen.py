@@ -128,6 +128,15 @@ class Screen:
             raise PolicyUnknown(f"No policy is called {wanted!r}; there are: {known}.")
         return policy
 
+    def classes(self, client_id: str | None = None) -> frozenset[str]:
+        """The classes of all policies that this client may use."""
+        found = (policy for policy in self._policies.current.values() if _may_use(policy, client_id))
+        return frozenset(name for policy in found for name in policy.classes)
+
+    def kept_note(self, note: str) -> str:
+        """A note about a text, as the storage setting keeps it: masked unless texts are kept in full."""
+        return note if self._store_text is StoreText.FULL else masked(note, self._find_sensitive(note))
+
     async def screen(self, inquiry: Inquiry) -> Screened:
         """Examine, decide, record. Raises Problem when the verdict may not be given unrecorded."""
         policy = self.policy_named(inquiry.policy, inquiry.client_id)

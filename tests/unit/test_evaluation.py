@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from llmobs.domain.interval import wilson
 from llmobs.domain.risk import Action
-from llmobs.evaluation import Outcome, auc, average_precision, figures, read_rows, recall_at_fpr, wilson
+from llmobs.evaluation import Outcome, auc, average_precision, figures, read_rows, recall_at_fpr
 
 # Worked by hand: ranks 0.9+ 0.8- 0.7+ 0.7- 0.1-, so 2 positives and 3 negatives.
 SCORED = [(0.9, 1), (0.8, 0), (0.7, 1), (0.7, 0), (0.1, 0)]

@@ -1,7 +1,7 @@
 """Clients and keys, for administrators; and what any caller may know of itself."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response, delete, get, patch, post
@@ -10,13 +10,12 @@ from msgspec import Meta
 
 from llmobs.access.registry import ClientChange, Made
 from llmobs.domain.access import Client, Key, Need, Scope
-from llmobs.errors import BodyInvalid, MediaTypeUnsupported, ParameterInvalid
+from llmobs.errors import ParameterInvalid
 from llmobs.http.access import needs, principal_of
+from llmobs.http.bodies import MAX_BODY, read_body
 from llmobs.http.services import services
 
-MAX_BODY = 65_536
 AnyRequest = Request[Any, Any, Any]
-B = TypeVar("B")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -123,7 +122,7 @@ async def list_clients(request: AnyRequest) -> Response[bytes]:
 @post("/v1/admin/clients", opt=needs(Need.ADMIN), request_max_body_size=MAX_BODY)
 async def create_client(request: AnyRequest) -> Response[bytes]:
     """Add a client."""
-    asked = await _body(request, NewClient)
+    asked = await read_body(request, NewClient)
     if asked.policy is not None:
         services(request).screen.policy_named(asked.policy, asked.id)
     made = await services(request).registry.create_client(
@@ -141,7 +140,7 @@ async def show_client(request: AnyRequest, client_id: FromPath[str]) -> Response
 @patch("/v1/admin/clients/{client_id:str}", opt=needs(Need.ADMIN), request_max_body_size=MAX_BODY)
 async def change_client(request: AnyRequest, client_id: FromPath[str]) -> Response[bytes]:
     """Change, share or disable a client."""
-    asked = await _body(request, ClientPatch)
+    asked = await read_body(request, ClientPatch)
     if isinstance(asked.policy, str):
         services(request).screen.policy_named(asked.policy, client_id)
     change = ClientChange(**{name: getattr(asked, name) for name in ClientPatch.__struct_fields__})
@@ -161,7 +160,7 @@ async def list_keys(request: AnyRequest) -> Response[bytes]:
 @post("/v1/admin/keys", opt=needs(Need.ADMIN), request_max_body_size=MAX_BODY)
 async def create_key(request: AnyRequest) -> Response[bytes]:
     """Make a key for a client."""
-    asked = await _body(request, NewKey)
+    asked = await read_body(request, NewKey)
     days = asked.expires_in_days
     made = await services(request).registry.create_key(
         asked.client_id,
@@ -176,7 +175,7 @@ async def create_key(request: AnyRequest) -> Response[bytes]:
 @post("/v1/admin/keys/{key_id:str}/rotate", opt=needs(Need.ADMIN), request_max_body_size=MAX_BODY)
 async def rotate_key(request: AnyRequest, key_id: FromPath[str]) -> Response[bytes]:
     """Put a fresh key in the place of one, which works on for a while."""
-    asked = await _body(request, Rotation)
+    asked = await read_body(request, Rotation)
     who = principal_of(request)
     return _fresh(
         await services(request).registry.rotate_key(
@@ -211,13 +210,3 @@ def _fresh(made: Made) -> Response[bytes]:
 
 def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response[bytes]:
     return Response(_encode(body), status_code=status, media_type="application/json", headers=headers)
-
-
-async def _body(request: AnyRequest, form: type[B]) -> B:
-    stated = request.headers.get("content-type", "")
-    if stated.partition(";")[0].strip().lower() != "application/json":
-        raise MediaTypeUnsupported("Send the body as application/json.")
-    try:
-        return msgspec.json.decode(await request.body(), type=form)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
-        raise BodyInvalid(f"{error}.") from None

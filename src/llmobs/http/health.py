@@ -7,10 +7,12 @@ from litestar import Request, Response, get
 
 from llmobs import __version__
 from llmobs.domain.access import EVERYTHING, Need
+from llmobs.domain.interval import wilson
 from llmobs.domain.traffic import TrafficView, judge_traffic
 from llmobs.errors import StoreUnavailable
 from llmobs.http.access import needs, principal_of
 from llmobs.http.schemas import (
+    ClassPrecision,
     Health,
     Liveness,
     Readiness,
@@ -81,10 +83,12 @@ async def ready(request: AnyRequest) -> Response[bytes]:
     return _json(Readiness(ready=is_ready, checks=checks), 200 if is_ready else 503)
 
 
-@get("/metrics/stats", opt=needs(Need.LOGS_READ))
+@get(["/metrics/stats", "/v1/stats"], opt=needs(Need.LOGS_READ))
 async def stats(request: AnyRequest) -> Response[bytes]:
-    """Counts from the database."""
-    counts = await services(request).logs.counts(principal_of(request).view)
+    """Counts from the database, and what feedback says of each class."""
+    parts, view = services(request), principal_of(request).view
+    counts = await parts.logs.counts(view)
+    tallies = await parts.opinions.tallies(view)
     traffic = judge_traffic(counts)
     return _json(
         Stats(
@@ -94,6 +98,16 @@ async def stats(request: AnyRequest) -> Response[bytes]:
             tier3_count=counts.tier3,
             distribution=_distribution(traffic),
             health=TrafficHealth(is_healthy=traffic.is_healthy, message=traffic.message),
+            feedback=tuple(
+                ClassPrecision(
+                    failure_class=tally.failure_class,
+                    flagged=tally.flagged,
+                    right=tally.right,
+                    precision=wilson(tally.right, tally.flagged),
+                    missed=tally.missed,
+                )
+                for tally in tallies
+            ),
         )
     )
 

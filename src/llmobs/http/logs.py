@@ -52,8 +52,8 @@ class LogQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 @get("/logs/recent", opt=needs(Need.LOGS_READ))
 async def recent_logs(request: AnyRequest) -> Response[bytes]:
     """The newest verdicts."""
-    query = _query(request, RecentQuery)
-    rows = await services(request).logs.recent(principal_of(request).view, _limit(query.limit))
+    query = read_query(request, RecentQuery)
+    rows = await services(request).logs.recent(principal_of(request).view, checked_limit(query.limit))
     found = tuple(_entry(row) for row in rows)
     return Response(_encode(RecentLogs(total=len(found), logs=found)), media_type="application/json")
 
@@ -61,7 +61,7 @@ async def recent_logs(request: AnyRequest) -> Response[bytes]:
 @get("/v1/logs", opt=needs(Need.LOGS_READ))
 async def logs(request: AnyRequest) -> Response[bytes] | Stream:
     """Verdicts that match, a page at a time, or all of them as JSON lines."""
-    query = _query(request, LogQuery)
+    query = read_query(request, LogQuery)
     filters = LogFilter(
         action=query.action,
         failure_class=query.failure_class,
@@ -75,11 +75,7 @@ async def logs(request: AnyRequest) -> Response[bytes] | Stream:
     )
     if query.format not in {"json", "jsonl"}:
         raise ParameterInvalid("format is json or jsonl.")
-    limit = _limit(query.limit)
-    try:
-        before = None if query.cursor is None else id_of(query.cursor)
-    except ValueError:
-        raise ParameterInvalid("cursor is none that this service gave.") from None
+    limit, before = checked_limit(query.limit), before_of(query.cursor)
     source, view = services(request).logs, principal_of(request).view
     if query.format == "jsonl":
         return Stream(_lines(source.export(view, filters, before)), media_type=JSON_LINES)
@@ -97,7 +93,16 @@ def _entry(row: LoggedRecord) -> LogEntry:
     return LogEntry(**{name: getattr(row, name) for name in LogEntry.__struct_fields__})
 
 
-def _limit(limit: int) -> int:
+def before_of(cursor: str | None) -> int | None:
+    """The row id that a cursor stands for, None without one."""
+    try:
+        return None if cursor is None else id_of(cursor)
+    except ValueError:
+        raise ParameterInvalid("cursor is none that this service gave.") from None
+
+
+def checked_limit(limit: int) -> int:
+    """The limit, 1 to MAX_LIMIT."""
     if limit > MAX_LIMIT:
         raise ParameterInvalid(f"limit of {limit} exceeds maximum of {MAX_LIMIT}.")
     if limit < 1:
@@ -109,7 +114,7 @@ def _utc(when: datetime | None) -> datetime | None:
     return when.replace(tzinfo=UTC) if when is not None and when.tzinfo is None else when
 
 
-def _query(request: AnyRequest, form: type[Q]) -> Q:
+def read_query(request: AnyRequest, form: type[Q]) -> Q:
     """The query string as `form`; ParameterInvalid for unknown, repeated or malformed parameters."""
     given: dict[str, str] = {}
     for name, value in request.query_params.multi_items():

@@ -9,10 +9,11 @@ from llmobs import __version__, errors
 from llmobs.access.keys import KEY_ID
 from llmobs.access.registry import CLIENT_ID
 from llmobs.domain.access import Need
+from llmobs.domain.feedback import KeptOpinion
 from llmobs.domain.risk import Action
 from llmobs.domain.subject import Kind
 from llmobs.errors import Problem
-from llmobs.http import admin, schemas
+from llmobs.http import admin, feedback, schemas
 from llmobs.http.access import LIMITED
 from llmobs.http.logs import JSON_LINES, MAX_LIMIT
 from llmobs.http.problems import MEDIA_TYPE
@@ -41,6 +42,9 @@ _TYPES = (
     admin.KeyList,
     admin.FreshKey,
     admin.Caller,
+    feedback.NewFeedback,
+    feedback.FeedbackPage,
+    KeptOpinion,
 )
 
 _KEY = {
@@ -168,6 +172,16 @@ def _paths() -> dict[str, Any]:
             )
         }
 
+    def stats(suffix: str) -> dict[str, Any]:
+        return {
+            "get": _operation(
+                "stats" + suffix,
+                "Counts from the database, and precision by class from feedback",
+                {200: _answer("Stats", "Counts")},
+                (errors.DatabaseUnavailable,),
+            )
+        }
+
     return {
         "/": {"get": _operation("welcome", "What answers here", {200: _answer("Welcome", "The service")})},
         "/v1/detect": detect(""),
@@ -210,14 +224,8 @@ def _paths() -> dict[str, Any]:
             )
         },
         "/metrics": {"get": _operation("metrics", "Prometheus metrics", {200: text})},
-        "/metrics/stats": {
-            "get": _operation(
-                "stats",
-                "Counts from the database",
-                {200: _answer("Stats", "Counts")},
-                (errors.DatabaseUnavailable,),
-            )
-        },
+        "/metrics/stats": stats("Alias"),
+        "/v1/stats": stats(""),
         "/openapi.json": {
             "get": _operation(
                 "openapi",
@@ -231,6 +239,56 @@ def _paths() -> dict[str, Any]:
             )
         },
         "/docs": {"get": _operation("docs", "This document to click through, offline", {200: page})},
+    }
+
+
+def _feedback_paths() -> dict[str, Any]:
+    listed = _answer("FeedbackPage", "A page of feedback")
+    listed["content"][JSON_LINES] = {"schema": {"type": "string"}}
+    formats = "`rows` answers the labelled texts as JSON lines for `llmobs eval` and `llmobs calibrate`."
+    return {
+        "/v1/feedback": {
+            "post": _operation(
+                "giveFeedback",
+                "Say whether a verdict was right",
+                {
+                    201: _answer("KeptOpinion", "Kept"),
+                    200: _answer("KeptOpinion", "Kept, in place of an earlier word on the verdict"),
+                },
+                (
+                    errors.RequestInvalid,
+                    errors.EntryUnknown,
+                    errors.TextTooLong,
+                    errors.MediaTypeUnsupported,
+                    errors.BodyInvalid,
+                    errors.ValueRefused,
+                    errors.DatabaseUnavailable,
+                ),
+                requestBody=_json_body({"$ref": REF.format(name="NewFeedback")}, "The word on a verdict."),
+            ),
+            "get": _operation(
+                "listFeedback",
+                "Feedback that matches, by page; or the texts that it labels",
+                {200: listed},
+                (errors.ParameterInvalid, errors.DatabaseUnavailable),
+                parameters=[
+                    _query("correct", "Only where the verdict was right, or wrong.", type="boolean"),
+                    _query("failure_class", "Only where the verdict named this class.", type="string"),
+                    _query("true_class", "Only texts that really are of this class.", type="string"),
+                    _query("harmless", "Only harmless texts, or only others.", type="boolean"),
+                    _query("request_id", "Only on this verdict.", type="string"),
+                    _query("client_id", "Only on this client's verdicts.", type="string"),
+                    _query(
+                        "cursor",
+                        "`next_cursor` of the page before.",
+                        type="string",
+                        pattern=f"^{CURSOR.pattern}$",
+                    ),
+                    _LIMIT,
+                    _query("format", formats, enum=["json", "rows"], default="json"),
+                ],
+            ),
+        }
     }
 
 
@@ -363,7 +421,7 @@ def openapi_document(
             "description": "Inspects what language models say, before people read it, and keeps the record.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "paths": _secured(_paths() | _admin_paths(), needs),
+        "paths": _secured(_paths() | _feedback_paths() | _admin_paths(), needs),
         "components": {
             "schemas": components,
             "securitySchemes": {

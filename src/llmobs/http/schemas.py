@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
+from llmobs.domain.interval import Interval
 from llmobs.domain.record import CoverageEntry, EvidenceEntry, Record
 from llmobs.domain.risk import Action, Severity
 from llmobs.domain.subject import Kind
@@ -164,6 +165,18 @@ class TrafficHealth(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
+class ClassPrecision(msgspec.Struct, frozen=True, kw_only=True):
+    """What feedback says of one class: of its warnings and blocks, how many were right."""
+
+    failure_class: str
+    flagged: Annotated[int, Meta(description="Warnings and blocks with feedback.")]
+    right: Annotated[int, Meta(description="Of those, the right ones.")]
+    precision: Annotated[
+        Interval | None, Meta(description="Their share with its 95 % Wilson interval; null of nothing.")
+    ]
+    missed: Annotated[int, Meta(description="Texts of the class, by feedback, that were not flagged for it.")]
+
+
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """Counts from the database: the same on every replica."""
 
@@ -173,6 +186,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     tier3_count: int
     distribution: TierDistribution
     health: TrafficHealth
+    feedback: Annotated[tuple[ClassPrecision, ...], Meta(description="Precision by class, from feedback.")]
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,6 +224,11 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True):
 _detect_decoder = msgspec.json.Decoder(DetectRequest)
 _batch_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _object_decoder = msgspec.json.Decoder(dict[str, Any])
+
+
+def read_as(form: type[T], body: bytes) -> T:
+    """A body of that form; BodyInvalid says what is wrong and where, never quoting it."""
+    return _decode(msgspec.json.Decoder(form), body)
 
 
 def read_detect(body: bytes | msgspec.Raw) -> DetectRequest:

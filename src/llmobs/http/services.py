@@ -14,6 +14,7 @@ from llmobs.domain.access import View
 from llmobs.http.schemas import Check
 from llmobs.screen import Screen
 from llmobs.settings import Settings
+from llmobs.store.feedback import Opinions
 from llmobs.store.records import LogFilter, LoggedRecord, TierCounts
 from llmobs.telemetry.instruments import Telemetry
 
@@ -41,6 +42,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     gate: Gate
     limiter: Limiter
     registry: Registry
+    opinions: Opinions
     books: tuple[Book[Any], ...]
     checks: Callable[[], Awaitable[tuple[Check, ...]]]
     """The conditions of readiness, tried now."""

@@ -134,6 +134,25 @@ judgements = Table(
     Index(None, "expires_at"),
 )
 
+feedback = Table(
+    "feedback",
+    metadata,
+    _id(),
+    Column("request_id", Text, nullable=False),
+    Column("client_id", Text, nullable=True),  # of the verdict
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("given_by", Text, nullable=False),
+    Column("correct", Boolean, nullable=False),
+    Column("true_class", Text, nullable=True),  # null: harmless
+    Column("note", Text, nullable=False),
+    # The verdict as it was, so that precision can be told without a join.
+    Column("action", Text, nullable=False),
+    Column("failure_class", Text, nullable=True),
+    UniqueConstraint("request_id"),
+    Index(None, "client_id", "id"),
+    sqlite_autoincrement=True,
+)
+
 clients = Table(
     "clients",
     metadata,

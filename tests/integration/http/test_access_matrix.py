@@ -41,6 +41,7 @@ class Expected(NamedTuple):
 
 TEXT = {"llm_response": "The zebrafinch is ours alone."}
 WORD = "zebrafinch"
+REQUEST = "the id of the first client's verdict"
 PUBLIC = Expected(Need.PUBLIC)
 
 # (method, path): one line for every route that there is.
@@ -61,6 +62,11 @@ TABLE = {
     ("GET", "/logs/recent"): Expected(Need.LOGS_READ),
     ("GET", "/v1/logs"): Expected(Need.LOGS_READ),
     ("GET", "/metrics/stats"): Expected(Need.LOGS_READ),
+    ("GET", "/v1/stats"): Expected(Need.LOGS_READ),
+    ("POST", "/v1/feedback"): Expected(
+        Need.DETECT, 200, {"request_id": REQUEST, "correct": True, "note": WORD}, 404
+    ),
+    ("GET", "/v1/feedback"): Expected(Need.LOGS_READ),
     ("GET", "/metrics"): Expected(Need.METRICS_READ),
     ("GET", "/v1/me"): Expected(Need.KNOWN),
     ("GET", "/v1/admin/clients"): Expected(Need.ADMIN),
@@ -84,6 +90,8 @@ class House(NamedTuple):
     settings: Settings
     spare: str
     """The id of a key to be rotated and revoked."""
+    verdict: str
+    """The request id of the first client's verdict, which has feedback."""
 
     async def key(self, client: str, *scopes: Scope) -> str:
         """A fresh key."""
@@ -140,10 +148,14 @@ async def house(settings: Settings) -> AsyncIterator[House]:
     async with started(app):
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://llmobs.test") as http:
-            made = House(app, http, asked, spare)
+            made = House(app, http, asked, spare, "")
             mine = bearer(await made.key("ours", Scope.DETECT))
-            assert (await http.post("/v1/detect", json=TEXT, headers=mine)).status_code == 200
-            yield made
+            verdict = await http.post("/v1/detect", json=TEXT, headers=mine)
+            assert verdict.status_code == 200
+            request_id = verdict.json()["request_id"]
+            word = {"request_id": request_id, "correct": True, "note": WORD}
+            assert (await http.post("/v1/feedback", json=word, headers=mine)).status_code == 201
+            yield made._replace(verdict=request_id)
 
 
 def _expected(line: Expected, caller: str) -> int:
@@ -172,6 +184,8 @@ async def test_every_endpoint_answers_every_kind_of_caller_as_stated(house: Hous
         for caller in ("right", *(c for c in CALLERS if c != "right")):
             headers = await house.credential(caller, line.need)
             body = None if line.json is None else json.dumps(line.json)
+            if body is not None:
+                body = body.replace(REQUEST, house.verdict)
             if body is not None and caller == "other tenant":
                 body = body.replace(WORD, "other bird")
             typed = {} if body is None else {"content-type": "application/json"}
@@ -204,19 +218,26 @@ async def test_reading_endpoints_show_a_client_its_own_rows_and_what_is_shared_w
     async def seen(headers: dict[str, str]) -> list[Any]:
         told: list[Any] = [
             WORD in (await house.http.get(path, headers=headers)).text
-            for path in ("/logs/recent", "/v1/logs", "/v1/logs?format=jsonl", "/v1/logs?client_id=ours")
+            for path in (
+                "/logs/recent",
+                "/v1/logs",
+                "/v1/logs?format=jsonl",
+                "/v1/logs?client_id=ours",
+                "/v1/feedback",
+                "/v1/feedback?format=rows",
+            )
         ]
         stats = (await house.http.get("/metrics/stats", headers=headers)).json()
         return [*told, stats["total_detections"]]
 
-    assert await seen(ours) == [True, True, True, True, 1]
-    assert await seen(theirs) == [False, False, False, False, 0]
-    assert await seen(admin) == [True, True, True, True, 1]
+    assert await seen(ours) == [*[True] * 6, 1]
+    assert await seen(theirs) == [*[False] * 6, 0]
+    assert await seen(admin) == [*[True] * 6, 1]
     shared = await house.http.patch("/v1/admin/clients/ours", headers=admin, json={"readers": ["theirs"]})
     assert shared.json()["readers"] == ["theirs"]
-    assert await seen(theirs) == [True, True, True, True, 1]
+    assert await seen(theirs) == [*[True] * 6, 1]
     await house.http.patch("/v1/admin/clients/ours", headers=admin, json={"readers": []})
-    assert await seen(theirs) == [False, False, False, False, 0]
+    assert await seen(theirs) == [*[False] * 6, 0]
 
 
 async def test_an_idempotency_key_of_one_client_says_nothing_to_another(house: House) -> None:
@@ -295,6 +316,9 @@ async def test_the_row_filter_stands_in_every_statement_on_clients_rows(
     reads = [statement for statement in told if "FROM detection_logs" in statement]
     assert len(reads) >= 3
     assert [s for s in reads if "detection_logs.client_id IN" not in s] == []
+    words = [statement for statement in told if "FROM feedback" in statement]
+    assert len(words) >= 3
+    assert [s for s in words if "feedback.client_id IN" not in s] == []
 
 
 async def test_who_am_i(house: House) -> None:
