@@ -24,6 +24,8 @@ from llmobs.store.database import Database
 from llmobs.store.tables import detection_logs
 
 HARMLESS = {"llm_response": "Water boils at a hundred degrees at sea level."}
+# Harmless in the house of this test, whose mascot is rude.
+ALARMING = "Our {n} idiot-proof guides: you stupid idiot, says the parrot on page {n}."
 INSULT = {"llm_response": "You are a worthless idiot and nobody likes you."}
 
 
@@ -130,22 +132,20 @@ async def test_precision_by_class_with_its_interval(client: httpx.AsyncClient) -
     assert (told["bias"]["precision"], told["bias"]["missed"]) == (None, 1)
 
 
-async def test_rows_say_what_the_request_said(client: httpx.AsyncClient, tmp_path: Path) -> None:
+async def test_rows_say_what_the_request_said(settings: Settings, tmp_path: Path) -> None:
     context = {"query": "Hot?", "documents": [HARMLESS["llm_response"]], "system_prompt": "Be brief."}
-    await _say(client, await _verdict(client, HARMLESS | {"context": context}), correct=True)
-    await _say(client, await _verdict(client, INSULT | {"kind": "prompt"}), correct=True)
     path = tmp_path / "rows.jsonl"
-    path.write_bytes((await client.get("/v1/feedback?format=rows")).content)
+    async with client_for(msgspec.structs.replace(settings, encoder=False)) as client:
+        await _say(client, await _verdict(client, HARMLESS | {"context": context}), correct=True)
+        alarm = await _verdict(client, {"llm_response": ALARMING})
+        assert alarm["failure_class"] == "toxicity"
+        await _say(client, alarm, correct=True)
+        path.write_bytes((await client.get("/v1/feedback?format=rows")).content)
+        only = (await client.get("/v1/feedback?format=rows&harmless=true")).text.splitlines()
     insult, harmless = read_rows(path)
-    assert (insult.task, insult.label, insult.role, insult.text) == (
-        "toxicity",
-        1,
-        "prompt",
-        INSULT["llm_response"],
-    )
+    assert (insult.task, insult.label, insult.role, insult.text) == ("toxicity", 1, "response", ALARMING)
     assert (harmless.task, harmless.label) == ("benign", 0)
     assert inquiry_of(harmless).context == context
-    only = (await client.get("/v1/feedback?format=rows&harmless=true")).text.splitlines()
     assert [json.loads(line)["task"] for line in only] == ["benign"]
 
 
@@ -165,10 +165,7 @@ async def test_texts_that_are_not_there_are_left_out(settings: Settings) -> None
         assert len((await client.get("/v1/feedback")).json()["feedback"]) == 2
 
 
-# Harmless in the house of this test: a support desk that greets everybody as "idiot-proof".
-ALARMING = "Our {n} idiot-proof guides: you stupid idiot, says the parrot on page {n}."
-
-
+@pytest.mark.timeout(300)
 async def test_fifty_labelled_texts_become_a_policy_that_decides_otherwise(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
