@@ -70,6 +70,7 @@ lock: .venv/dev.stamp  ## resolve and pin dependencies again
 
 bench: .venv/dev.stamp  ## measure tier 1 and http, each beside its bare counterpart
 	$(BIN)/python bench/tier1.py
+	$(BIN)/python bench/budget.py
 	$(BIN)/python bench/over_http.py
 
 eval: .venv/run.stamp  ## run the labelled data through the real pipeline
