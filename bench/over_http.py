@@ -269,7 +269,7 @@ class Table:
         shown = "" if ratio is None else f"{100 * ratio:.1f}"
         print(
             f"{what:<22} {target:<11} {found['rps']:>8.0f} {shown:>9} {found['p50_ms']:>8.2f} "
-            f"{found['p99_ms']:>8.2f} {found['p99_ms'] / found['p50_ms']:>7.1f} {found['cpu_us']:>7.0f} "
+            f"{found['p99_ms']:>8.2f} {found['p99_ms'] / max(found['p50_ms'], 0.001):>7.1f} {found['cpu_us']:>7.0f} "
             f"{found['failed']:>6.0f}",
             flush=True,
         )

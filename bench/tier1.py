@@ -198,6 +198,7 @@ def main() -> None:
     args = parser.parse_args()
     settings = Settings()
     book = rule_book()
+    book.current.warm()  # as the service does when it starts
     pipeline = build_pipeline(settings, book, frozenset({1}))
     policy = load_policies()["default"]
     loop = asyncio.new_event_loop()
