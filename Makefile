@@ -68,10 +68,15 @@ lock: .venv/dev.stamp  ## resolve and pin dependencies again
 		--no-emit-index-url --no-annotate --no-header --group build -o requirements/build.txt
 	$(COMPILE) --group dev -o requirements/dev.txt
 
-bench: .venv/dev.stamp  ## measure tier 1 and http, each beside its bare counterpart
-	$(BIN)/python bench/tier1.py
+bench: .venv/dev.stamp  ## everything in bench/ that needs no judge: tables, and JSON in bench/results (half an hour)
+	$(BIN)/python bench/tier1.py --out bench/results/tier1.json
 	$(BIN)/python bench/budget.py
-	$(BIN)/python bench/over_http.py
+	$(BIN)/python bench/over_http.py --out bench/results/http.json
+	$(BIN)/python bench/journal.py --out bench/results/journal.json
+	$(BIN)/python bench/fairness.py --out bench/results/fairness.json
+	$(BIN)/python bench/overload.py --out bench/results/overload.json
+	$(BIN)/python bench/faults.py --out bench/results/faults.json
+	$(BIN)/python bench/soak.py --minutes $(or $(MINUTES),10) --out bench/results/soak.json
 
 eval: .venv/run.stamp  ## run the labelled data through the real pipeline
 	$(BIN)/llmobs eval $${LLMOBS_DATA:-../shared/data}/*/*.jsonl.gz

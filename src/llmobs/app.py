@@ -35,6 +35,7 @@ from llmobs.domain.subject import Span
 from llmobs.domain.traffic import judge_traffic
 from llmobs.errors import StoreUnavailable
 from llmobs.http import access, admin, detect, docs, feedback, health, logs
+from llmobs.http.admission import Admission
 from llmobs.http.edge import Edge
 from llmobs.http.problems import EXCEPTION_HANDLERS
 from llmobs.http.schemas import Check
@@ -324,13 +325,14 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
         limiter=door.limiter,
         registry=door.registry,
         opinions=Opinions(store.database),
+        admission=_admission(settings, telemetry, store),
         books=books,
         checks=checks,
     )
     app = _litestar(services, lifespan)
     # With CORS the framework has a part in every answer.
     quick = {} if settings.cors else dict.fromkeys(detect.PATHS, detect.quick_detect(services))
-    edge = Edge(cast(Any, app), telemetry, request_log, quick)
+    edge = Edge(cast(Any, app), telemetry, request_log, quick, detect.shedding(services.admission))
     return edge if tracing is None else TracedEdge(edge, tracing.tracer)
 
 
@@ -375,6 +377,16 @@ def _litestar(
     )
     list(access.route_needs(app))  # a route without a need ends the start, not a request
     return app
+
+
+def _admission(settings: Settings, telemetry: Telemetry, store: Store) -> Admission:
+    admission = Admission(settings, telemetry, lambda: store.is_late)
+    if settings.encoder:  # here, and not for `llmobs eval`: that has time
+        learned = load_learned(settings.heads_path, workers=settings.encoder_threads)
+        learned.workers.longest_wait = settings.tier2_queue_ms / 1000
+    telemetry.gauges["requests_in_flight"] = lambda: [((), admission.inside)]
+    telemetry.gauges["texts_waiting"] = lambda: [((), admission.waiting)]
+    return admission
 
 
 def _telemetry(who: Resource, *, exemplars: bool) -> Telemetry:

@@ -252,5 +252,22 @@ class Overloaded(Problem):
     retry_after = 1
 
 
+class DeadlineExceeded(Problem):
+    """The request took longer than it may. It may have been recorded: use an Idempotency-Key."""
+
+    status = 503
+    slug = "deadline-exceeded"
+    title = "Deadline exceeded"
+    retry_after = 1
+
+
+class BodyTimeout(Problem):
+    """The body did not come in time."""
+
+    status = 408
+    slug = "body-timeout"
+    title = "Request timeout"
+
+
 class InternalError(Problem):
     """Something unexpected happened; the log has the details under the request id."""

@@ -5,6 +5,7 @@
 Read this page first; everything else serves it.
 """
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from llmobs.domain.record import Record, coverage_entry, evidence_entry
 from llmobs.domain.redaction import masked
 from llmobs.domain.risk import Action
 from llmobs.domain.subject import Kind, Span, subject_from_context
+from llmobs.domain.urgency import CAN_WAIT
 from llmobs.domain.verdict import Verdict
 from llmobs.errors import IdempotencyConflict, PolicyUnknown
 from llmobs.ids import new_request_id
@@ -33,6 +35,9 @@ INLINE_CONTEXT = 8_000
 """Bytes of context that are searched for things to mask on the event loop; more goes to a thread."""
 
 
+ITEMS_AT_ONCE = 32
+"""Items of batches under examination at a time, of one process: more would wait for the encoder beyond
+its deadline."""
 SHORT = 6
 """Texts shorter than this hold no e-mail address, number or credential that a rule knows."""
 
@@ -110,6 +115,7 @@ class Screen:
         self._find_sensitive = find_sensitive
         self._default_policy = default_policy
         self._store_text = store_text
+        self._items = asyncio.Semaphore(ITEMS_AT_ONCE)
 
     @property
     def policy_ids(self) -> tuple[str, ...]:
@@ -144,7 +150,11 @@ class Screen:
             first = await self._journal.by_idempotency_key(inquiry.client_id, inquiry.idempotency_key)
             if first is not None:
                 return _replay(inquiry, first)
-        verdict = await self._verdict(policy, inquiry)
+        if CAN_WAIT.get():
+            async with self._items:
+                verdict = await self._verdict(policy, inquiry)
+        else:
+            verdict = await self._verdict(policy, inquiry)
         record = await self._record(inquiry, verdict)
         receipt = await self._journal.append(record)
         if receipt.duplicate_of is not None:

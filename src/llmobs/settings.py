@@ -235,6 +235,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     journal_max_pending: Annotated[
         int, Meta(ge=1, description="Verdicts that may wait for the database; past that requests get 503.")
     ] = 4096
+    journal_max_chars: Annotated[
+        int,
+        Meta(ge=1024, description="Characters of text that these may hold together, likewise."),
+    ] = 67_108_864
+    journal_max_wait_ms: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="While more than 64 verdicts wait for their transaction, and the first has waited "
+            "longer than this, requests get 503.",
+        ),
+    ] = 100.0
+    max_in_flight: Annotated[
+        int, Meta(ge=1, description="Requests of one text inside at a time, of one process; past that 503.")
+    ] = 1024
+    queue_ms: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="How long the first in the queue for examination may have waited before new "
+            "requests get 503.",
+        ),
+    ] = 50.0
+    body_timeout_seconds: Annotated[
+        float, Meta(gt=0, description="How long the body of a request may take to come; longer is 408.")
+    ] = 10.0
+    request_timeout_seconds: Annotated[
+        float, Meta(gt=0, description="Deadline of a whole request; past that it is answered 503.")
+    ] = 30.0
     spool_dir: Annotated[str, Meta(description="Folder of the spool file.")] = "var/spool"
     spool_max_bytes: Annotated[
         int, Meta(ge=4096, description="Largest spool file; past that requests get 503.")
@@ -270,6 +299,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 16_777_216
     tier2_timeout_ms: Annotated[float, Meta(gt=0, description="Deadline of tier 2 for one request.")] = 1000.0
+    tier2_queue_ms: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="How long a single text may be expected to wait for a thread of the encoder; past that "
+            "tier 2 reports a failure at once, and the policy's `on_failure` decides.",
+        ),
+    ] = 150.0
     tier3_timeout_ms: Annotated[float, Meta(gt=0, description="Deadline of tier 3 for one request.")] = (
         10_000.0
     )

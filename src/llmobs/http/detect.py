@@ -10,15 +10,20 @@ from litestar import Request, post
 from litestar.types import ASGIApp
 
 from llmobs.domain.access import Need, Principal
+from llmobs.domain.urgency import CAN_WAIT
 from llmobs.errors import (
     BatchTooLarge,
+    BodyTimeout,
+    DeadlineExceeded,
     MediaTypeUnsupported,
+    Overloaded,
     ParameterInvalid,
     Problem,
     RequestInvalid,
     TextTooLong,
 )
 from llmobs.http.access import Told, enter, needs, principal_of
+from llmobs.http.admission import Admission
 from llmobs.http.departure import Departure
 from llmobs.http.problems import as_problem, details, problem_answer
 from llmobs.http.responses import JsonAnswer
@@ -36,12 +41,16 @@ from llmobs.http.services import Services, services
 from llmobs.screen import Inquiry, Screened
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llmobs.http.edge import Quick, Receive, Scope
 
 JSON = b"application/json"
 MAX_BATCH_BYTES = 32 * 1024 * 1024
 _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 _encode = msgspec.json.Encoder().encode
+
+OVERLOADED = "More is asked than this service can answer in time; try again."
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -53,8 +62,16 @@ async def answer_detect(
     parts: Services, who: Principal, scope: "Scope", receive: "Receive", line: dict[str, Any]
 ) -> JsonAnswer:
     """The answer to one text; `line` gets what the request's log line says of it. Raises Problem."""
-    body, key = await _json_body(scope, receive, _largest_item(parts))
-    screened = await _screen(parts, who, body, key, Departure(receive))
+    parts.admission.enter()
+    try:
+        async with asyncio.timeout(parts.settings.request_timeout_seconds):
+            body, key = await _json_body(parts, scope, receive, _largest_item(parts))
+            await parts.admission.turn()
+            screened = await _screen(parts, who, body, key, Departure(receive))
+    except TimeoutError:
+        raise _too_late(parts) from None
+    finally:
+        parts.admission.leave()
     record = screened.record
     line["verdict_id"] = record.request_id
     line["action"] = record.action.value
@@ -63,6 +80,21 @@ async def answer_detect(
     line["chars"] = len(record.llm_response)
     answer = _encode(detect_answer(record, recorded=screened.recorded))
     return JsonAnswer(answer, (b"idempotent-replayed", b"true")) if screened.replayed else JsonAnswer(answer)
+
+
+def shedding(admission: Admission) -> "Callable[[str], JsonAnswer | None]":
+    """For the edge: the refusal where one is due. Made without a look at the request, for it must be cheap."""
+    templates = {path: problem_answer(path, Overloaded(OVERLOADED)) for path in PATHS}
+
+    def shed(path: str) -> JsonAnswer | None:
+        if admission.refusal() is None:
+            return None
+        template = templates[path]
+        answer = JsonAnswer(b"")
+        answer.status, answer.body, answer.headers = template.status, template.body, [*template.headers]
+        return answer
+
+    return shed
 
 
 def quick_detect(parts: Services) -> "Quick":
@@ -87,6 +119,8 @@ def quick_detect(parts: Services) -> "Quick":
 async def detect(request: AnyRequest) -> ASGIApp:
     """Screen one text, where the framework has a part in the answer (CORS)."""
     line: dict[str, Any] = {}
+    if services(request).admission.refusal() is not None:
+        raise Overloaded(OVERLOADED)
     answer = await answer_detect(services(request), principal_of(request), *_channels(request), line)
     state = request.scope["state"]
     state["verdict_id"] = line["verdict_id"]
@@ -105,18 +139,25 @@ async def detect_batch(request: AnyRequest) -> ASGIApp:
     parts, who = services(request), principal_of(request)
     scope, receive = _channels(request)
     departed = Departure(receive)
-    body, key = await _json_body(scope, receive, min(MAX_BATCH_BYTES, MAX_BATCH * _largest_item(parts)))
+    most = min(MAX_BATCH_BYTES, MAX_BATCH * _largest_item(parts))
+    body, key = await _json_body(parts, scope, receive, most)
     items = read_batch(body)
     if len(items) > MAX_BATCH:
         raise BatchTooLarge(f"Batch of {len(items)} exceeds maximum of {MAX_BATCH}.")
+    if parts.admission.batch_refusal(len(items)) is not None:
+        raise Overloaded(OVERLOADED)
     await parts.limiter.batch(who, len(items))
-    async with asyncio.TaskGroup() as group:
-        tasks = [
-            group.create_task(
-                _item(parts, who, bytes(item), None if key is None else f"{key}#{index}", departed)
-            )
-            for index, item in enumerate(items)
-        ]
+    try:
+        with parts.admission.batch(len(items)):
+            async with asyncio.timeout(parts.settings.request_timeout_seconds), asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(
+                        _item(parts, who, bytes(item), None if key is None else f"{key}#{index}", departed)
+                    )
+                    for index, item in enumerate(items)
+                ]
+    except TimeoutError:
+        raise _too_late(parts) from None
     results = tuple(task.result() for task in tasks)
     failed = sum(isinstance(result, ProblemDetails) for result in results)
     request.scope["state"]["line"] = {"items": len(results), "failed_items": failed}
@@ -130,6 +171,8 @@ async def _item(
     try:
         if len(item) > _largest_item(parts):
             raise TextTooLong(f"The item has {len(item)} bytes; at most {_largest_item(parts)} are taken.")
+        CAN_WAIT.set(True)  # of this item's task
+        await parts.admission.item_turn()
         screened = await _screen(parts, who, item, key, departed)
     except Problem as problem:
         return details(problem)
@@ -166,12 +209,20 @@ def _channels(request: AnyRequest) -> "tuple[Scope, Receive]":
     return cast("Scope", request.scope), cast("Receive", request.receive)
 
 
+def _too_late(parts: Services) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"No answer within {parts.settings.request_timeout_seconds:g} s; the verdict may have been recorded."
+    )
+
+
 def _largest_item(parts: Services) -> int:
     """Bytes that a body within all limits can take: every code point escaped as a surrogate pair."""
     return parts.settings.max_text_chars * 12 + parts.settings.max_context_bytes + 4096
 
 
-async def _json_body(scope: "Scope", receive: "Receive", most: int) -> tuple[bytes, str | None]:
+async def _json_body(
+    parts: Services, scope: "Scope", receive: "Receive", most: int
+) -> tuple[bytes, str | None]:
     """The body, bounded, and the idempotency key. Headers are read in one pass: this path is hot."""
     media_type = b""
     announced = b""
@@ -190,7 +241,12 @@ async def _json_body(scope: "Scope", receive: "Receive", most: int) -> tuple[byt
         raise ParameterInvalid("Idempotency-Key must be 1 to 255 visible ASCII characters.")
     if announced.isdigit() and int(announced) > most:
         raise TextTooLong(f"The body has {announced.decode()} bytes; at most {most} are taken.")
-    body = await _whole_body(receive, most)
+    seconds = parts.settings.body_timeout_seconds
+    try:
+        async with asyncio.timeout(seconds):
+            body = await _whole_body(receive, most)
+    except TimeoutError:
+        raise BodyTimeout(f"The body did not come within {seconds:g} s.") from None
     return body, None if key is None else key.decode("ascii")
 
 

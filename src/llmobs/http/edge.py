@@ -42,10 +42,13 @@ class Edge:
         telemetry: "Telemetry",
         log: "RequestLog",
         quick: "Mapping[str, Quick] | None" = None,
+        shed: "Callable[[str], JsonAnswer | None]" = lambda _: None,
     ) -> None:
         self._app = app
         self._telemetry = telemetry
         self._log = log
+        self._shed = shed
+        """Answers the refusal of a quick request while there is too much to do."""
         self._quick = dict(quick or {})
         """POST paths that are answered here: the framework's way to a handler costs more than tier 1."""
 
@@ -53,6 +56,14 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        quick = self._quick.get(scope["path"]) if scope["method"] == "POST" else None
+        if quick is not None:
+            refused = self._shed(scope["path"])
+            if refused is not None:
+                # Nothing else is done for it: what a refusal costs is taken from those inside.
+                self._telemetry.request("POST", scope["path"], refused.status, 0.0)
+                await refused(scope, receive, send)
+                return
         started = perf_counter()
         caller_id = trace = b""
         for name, value in scope["headers"]:
@@ -65,7 +76,6 @@ class Edge:
         line: dict[str, Any] = {}
         status = 500
         seconds = 0.0
-        quick = self._quick.get(scope["path"]) if scope["method"] == "POST" else None
         try:
             if quick is not None:
                 scope["path_template"] = scope["path"]

@@ -61,6 +61,9 @@ _BODY_PROBLEMS: tuple[type[Problem], ...] = (
     errors.MediaTypeUnsupported,
     errors.BodyInvalid,
     errors.RecordUnavailable,
+    errors.Overloaded,
+    errors.BodyTimeout,
+    errors.DeadlineExceeded,
 )
 
 
@@ -148,7 +151,7 @@ def _paths() -> dict[str, Any]:
                 "detect" + suffix,
                 "Screen one text",
                 {200: _answer("DetectAnswer", "The verdict")},
-                (*_BODY_PROBLEMS, errors.PolicyUnknown, errors.Overloaded),
+                (*_BODY_PROBLEMS, errors.PolicyUnknown),
                 parameters=[_KEY],
                 requestBody=_json_body(
                     {"$ref": REF.format(name="DetectRequest")}, "The text and its context."

@@ -11,6 +11,7 @@ from llmobs.access.limits import Limiter
 from llmobs.access.registry import Registry
 from llmobs.book import Book
 from llmobs.domain.access import View
+from llmobs.http.admission import Admission
 from llmobs.http.schemas import Check
 from llmobs.screen import Screen
 from llmobs.settings import Settings
@@ -43,6 +44,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     limiter: Limiter
     registry: Registry
     opinions: Opinions
+    admission: Admission
     books: tuple[Book[Any], ...]
     checks: Callable[[], Awaitable[tuple[Check, ...]]]
     """The conditions of readiness, tried now."""

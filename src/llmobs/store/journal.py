@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from llmobs.domain.record import Record
+from llmobs.domain.urgency import CAN_WAIT
 from llmobs.errors import Overloaded, RecordUnavailable, StoreUnavailable
 from llmobs.settings import Settings, StoreOnFailure
 from llmobs.store.backlog import Backlog
@@ -24,6 +25,16 @@ log = structlog.get_logger("llmobs.journal")
 
 MAX_ROWS = 500
 """Rows of one transaction."""
+RIDERS = 32
+"""Verdicts of batches that ride in a single text's transaction."""
+RIDE_SECONDS = 0.15
+"""How long they wait for one."""
+CALM_SECONDS = 1.0
+"""So long after the last single text batches have the journal to themselves."""
+MANY_ROWS = 64
+"""So many may wait for a slow database without anybody being refused."""
+MAX_CHARS = 8 * 1024 * 1024
+"""Characters of text in one transaction, beyond which it is written in several."""
 RETRY_SECONDS = 1.0
 """How long a database that failed is left alone, and how often the spool is offered to it."""
 
@@ -46,7 +57,8 @@ class Observer(Protocol):
 Write = Callable[[Sequence[Record]], Awaitable[dict[str, str]]]
 """Commits records in one transaction; answers who had the idempotency keys of those not written."""
 
-Waiting = tuple[Record, asyncio.Future[Receipt]]
+Waiting = tuple[Record, asyncio.Future[Receipt], float]
+"""A verdict, who waits for it, and since when (perf_counter)."""
 
 
 class Journal:
@@ -59,10 +71,18 @@ class Journal:
         self._on_failure = settings.store_on_failure
         self._linger = settings.journal_linger_ms / 1000
         self._max_pending = settings.journal_max_pending
+        self._max_chars = settings.journal_max_chars
+        self._max_wait = settings.journal_max_wait_ms / 1000
+        self._chars = 0
+        """Characters of the texts that wait, about what they weigh."""
         self._waiting: list[Waiting] = []
         self._wanted = 1
         """How many must wait for the writer to wake up."""
         self._writing = 0
+        self._riders: list[Waiting] = []
+        """Of batches: they ride with the single verdicts' transactions, which else would wait for theirs."""
+        self._promotion: asyncio.TimerHandle | None = None
+        self._last_urgent = 0.0
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
         self._away = False
@@ -72,7 +92,13 @@ class Journal:
     @property
     def pending(self) -> int:
         """Verdicts that wait for their commit."""
-        return len(self._waiting) + self._writing
+        return len(self._waiting) + len(self._riders) + self._writing
+
+    @property
+    def is_late(self) -> bool:
+        """Whether many verdicts wait, and the first for longer than it may."""
+        waiting = self._waiting
+        return len(waiting) > MANY_ROWS and perf_counter() - waiting[0][2] > self._max_wait
 
     async def start(self) -> None:
         """Start writing, and draining what was spooled before."""
@@ -82,6 +108,7 @@ class Journal:
     async def close(self) -> None:
         """Write what waits, then stop."""
         self._closing.set()
+        self._promote()
         self._backlog.stop()
         self._wake.set()
         await asyncio.gather(*self._tasks)
@@ -96,11 +123,35 @@ class Journal:
             raise RecordUnavailable("The service is shutting down; try again.")
         if self.pending >= self._max_pending:
             raise Overloaded(f"{self.pending} verdicts wait for the database; try again.")
+        chars = len(record.llm_response)
+        if self._chars and self._chars + chars > self._max_chars:
+            raise Overloaded(f"{self._chars} characters wait for the database; try again.")
         future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self._waiting.append((record, future))
-        if len(self._waiting) >= self._wanted:
-            self._wake.set()
-        return await future
+        now = perf_counter()
+        self._chars += chars
+        if not CAN_WAIT.get():
+            self._last_urgent = now
+        if CAN_WAIT.get() and now - self._last_urgent < CALM_SECONDS:
+            self._riders.append((record, future, now))
+            if self._promotion is None:
+                self._promotion = asyncio.get_running_loop().call_later(RIDE_SECONDS, self._promote)
+        else:
+            self._waiting.append((record, future, now))
+            if len(self._waiting) >= self._wanted:
+                self._wake.set()
+        try:
+            return await future
+        finally:
+            self._chars -= chars
+
+    def _promote(self) -> None:
+        """Who found no transaction to ride with gets one."""
+        if self._promotion is not None:
+            self._promotion.cancel()
+            self._promotion = None
+        self._waiting += self._riders
+        self._riders.clear()
+        self._wake.set()
 
     async def _run(self) -> None:
         last = 0
@@ -109,10 +160,14 @@ class Journal:
             if last > 1:
                 # They come again about as many as before: no use in waiting for more.
                 await self._gather(min(last, MAX_ROWS), self._linger)
-            batch, self._waiting = self._waiting[:MAX_ROWS], self._waiting[MAX_ROWS:]
+            size = _rows_within(self._waiting, MAX_CHARS)
+            batch, self._waiting = self._waiting[:size], self._waiting[size:]
+            if batch and size <= RIDERS:
+                batch += self._riders[:RIDERS]
+                del self._riders[:RIDERS]
             if not batch:
                 return
-            last = self._writing = len(batch)
+            last, self._writing = size, len(batch)
             try:
                 await self._keep(batch)
             except Exception:
@@ -134,7 +189,7 @@ class Journal:
 
     async def _keep(self, batch: Sequence[Waiting]) -> None:
         try:
-            lost = await self._commit([record for record, _ in batch])
+            lost = await self._commit([record for record, _, _ in batch])
         except StoreUnavailable as error:
             await self._keep_elsewhere(batch, str(error))
         except Exception as error:
@@ -148,7 +203,7 @@ class Journal:
             log.error("verdict refused", reason=str(error), exc_info=not isinstance(error, RowRefused))
             _fail(batch, "The database refuses this verdict.")
         else:
-            for record, future in batch:
+            for record, future, _ in batch:
                 if not future.done():
                     future.set_result(Receipt(recorded=True, taken_by=lost.get(record.request_id)))
 
@@ -176,7 +231,7 @@ class Journal:
         match self._on_failure:
             case StoreOnFailure.ANSWER:
                 log.warning("answered unrecorded", rows=len(batch), reason=reason)
-                for _, future in batch:
+                for _, future, _ in batch:
                     if not future.done():
                         future.set_result(Receipt(recorded=False))
             case StoreOnFailure.REFUSE:
@@ -189,12 +244,12 @@ class Journal:
                 if not plain:
                     return
                 try:
-                    await self._backlog.append([record for record, _ in plain])
+                    await self._backlog.append([record for record, _, _ in plain])
                 except SpoolFull as error:
                     log.error("spool takes no more", reason=str(error))
                     _fail(plain, "The database does not answer and the spool is full; try again.")
                     return
-                for _, future in plain:
+                for _, future, _ in plain:
                     if not future.done():
                         future.set_result(Receipt(recorded=True))
 
@@ -213,7 +268,18 @@ class Journal:
                     await self._closing.wait()
 
 
+def _rows_within(waiting: Sequence[Waiting], chars: int) -> int:
+    """How many of the first verdicts one transaction takes: at least one."""
+    rows = 0
+    for record, _, _ in waiting[:MAX_ROWS]:
+        chars -= len(record.llm_response)
+        if rows and chars < 0:
+            break
+        rows += 1
+    return rows
+
+
 def _fail(batch: Sequence[Waiting], detail: str) -> None:
-    for _, future in batch:
+    for _, future, _ in batch:
         if not future.done():
             future.set_exception(RecordUnavailable(detail))

@@ -61,6 +61,11 @@ class Store:
         return self._journal.pending
 
     @property
+    def is_late(self) -> bool:
+        """Whether verdicts wait for their commit longer than they may."""
+        return self._journal.is_late
+
+    @property
     def spooled_bytes(self) -> int:
         """Bytes of verdicts that the database has not taken."""
         return self._spool.size

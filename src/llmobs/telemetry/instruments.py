@@ -228,6 +228,15 @@ METRICS = {
             "1 while a changed folder is refused, else 0.",
             across="max",
         ),
+        Metric(
+            "requests_shed",
+            "counter",
+            "",
+            ("reason",),
+            "Requests refused with 503 at the door, which have no log line: queue, in_flight, journal, batch.",
+        ),
+        Metric("requests_in_flight", "gauge", "", (), "Requests of one text that are not answered yet."),
+        Metric("texts_waiting", "gauge", "", (), "Texts that wait for their turn to be examined."),
         Metric("journal_capacity", "gauge", "", (), "Verdicts that may wait for the database."),
         Metric("spool_capacity", "gauge", "By", (), "Largest size of the spool."),
         Metric(

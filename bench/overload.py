@@ -1,0 +1,139 @@
+"""Four times what the service can do, for a minute: who is accepted stays quick, the rest are told at once.
+
+    python bench/overload.py [--seconds 60] [--times 4] [--database postgresql] [--out bench/results/overload.json]
+
+Capacity is measured first in the same run, closed loop; then requests leave at a fixed rate whether or
+not earlier ones were answered. Must show: accepted p99 <= 250 ms, the rest 503 with Retry-After, memory
+flat, as quick as before within 5 s. Driver and service share the machine's cores.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from driver import bodies, drive, percentile
+from support.load import Connection
+from support.postgres import new_database, running_server
+from support.service import Service, memory_bytes
+
+
+async def capacity(port: int, seconds: float, connections: int = 32) -> float:
+    """Requests a second, closed loop."""
+    given = bodies()
+    done = 0
+    ends = time.perf_counter() + seconds
+
+    async def client() -> None:
+        nonlocal done
+        connection = Connection(port)
+        while time.perf_counter() < ends:
+            answer = await connection.post("/v1/detect", given[done % len(given)])
+            done += answer.status == 200
+        connection.close()
+
+    await asyncio.gather(*(client() for _ in range(connections)))
+    return done / seconds
+
+
+async def probe(port: int, count: int = 50) -> float:
+    """p95 of one client that asks one thing after the other, in seconds."""
+    connection = Connection(port)
+    took = []
+    for body in bodies(count):
+        started = time.perf_counter()
+        answer = await connection.post("/v1/detect", body)
+        took.append(time.perf_counter() - started if answer.status == 200 else 1.0)
+    connection.close()
+    return percentile(took, 0.95)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--times", type=float, default=4)
+    parser.add_argument("--connections", type=int, default=400)
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="postgresql")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_server() as postgres,
+        ProcessPoolExecutor(1) as other,
+    ):
+        url = new_database(postgres) if args.database == "postgresql" else f"sqlite:///{folder}/bench.db"
+        service = Service(Path(folder), url, {"LLMOBS_RESULT_CACHE_BYTES": "0"})
+        service.start("--migrate")
+        try:
+            asyncio.run(capacity(service.port, 3))
+            able = asyncio.run(capacity(service.port, 6))
+            alone = asyncio.run(probe(service.port))
+            [worker] = service.workers()
+            memory: list[int] = []
+            watching = threading.Event()
+
+            def watch() -> None:
+                while not watching.wait(1.0):
+                    memory.append(memory_bytes(worker))
+
+            watcher = threading.Thread(target=watch)
+            watcher.start()
+            rate = able * args.times
+            told = other.submit(drive, service.port, rate, args.seconds, args.connections, bodies()).result()
+            watching.set()
+            watcher.join()
+            stopped = time.perf_counter()
+            while (
+                after := asyncio.run(probe(service.port))
+            ) > 2 * alone and time.perf_counter() - stopped < 30:
+                pass
+            recovery = time.perf_counter() - stopped
+        finally:
+            service.kill()
+    took = [seconds for _, seconds in told["accepted"]]
+    warm = memory[min(10, len(memory) // 4)] if memory else 0
+    result = {
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "database": args.database,
+        "capacity_rps": round(able),
+        "offered_rps": round(told["sent"] / told["seconds"]),
+        "offered_times_capacity": round(told["sent"] / told["seconds"] / able, 2),
+        "due_but_no_connection_free": told["unsent"],
+        "statuses": told["statuses"],
+        "accepted_rps": round(len(took) / told["seconds"]),
+        "accepted_ms": {
+            f"p{round(100 * q)}": round(1000 * percentile(took, q), 1) for q in (0.5, 0.95, 0.99, 1.0)
+        },
+        "refused_ms": {
+            f"p{round(100 * q)}": round(1000 * percentile(told["refused"], q), 1)
+            for q in (0.5, 0.95, 0.99, 1.0)
+        },
+        "memory_mb": {
+            "after_10_s": round(warm / 1e6, 1),
+            "end": round(memory[-1] / 1e6, 1),
+            "most": round(max(memory) / 1e6, 1),
+        },
+        "memory_growth_pct": round(100 * (memory[-1] / warm - 1), 1),
+        "single_p95_ms": {"before": round(1000 * alone, 2), "after": round(1000 * after, 2)},
+        "recovery_s": round(recovery, 2),
+    }
+    for name, value in result.items():
+        print(f"{name:<28} {value}")
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
