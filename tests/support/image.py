@@ -5,6 +5,7 @@ Where no registry is reached the base image is a stand-in from Debian's packages
 LLMOBS_TEST_BASE_IMAGE names a base that is to be had, to use in its place.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -54,7 +55,12 @@ class Builder:
         return done.returncode == 0
 
     def build(self) -> None:
-        """Build the unchanged Containerfile as IMAGE."""
+        """Build the unchanged Containerfile as IMAGE; the second test process waits and finds the layers there."""
+        with (CACHE / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._build()
+
+    def _build(self) -> None:
         base, more = os.environ.get("LLMOBS_TEST_BASE_IMAGE"), []
         if not base:
             base = STAND_IN
