@@ -1,6 +1,7 @@
 """A database with many rows goes from the first migration to head while the first release serves on it."""
 
 import asyncio
+import contextlib
 import io
 import os
 import subprocess
@@ -71,6 +72,20 @@ class FirstRelease(Service):
             )
 
 
+def _start(service: Service, seconds: float = 200) -> None:
+    """Start it and wait until it is ready; under load, on a busy machine, that may take a while."""
+    service.launch()
+    deadline = time.monotonic() + seconds
+    while True:
+        assert service.process is not None
+        assert service.process.poll() is None, service.log()
+        assert time.monotonic() < deadline, service.log()
+        with contextlib.suppress(OSError):
+            if service.status("/health/ready") == 200:
+                return
+        time.sleep(0.1)
+
+
 async def _load_while(port: int, work: "asyncio.Future[None]", more: int) -> Load:
     load = Load(lambda _: port, connections=2)
     running = asyncio.create_task(load.run())
@@ -83,7 +98,7 @@ async def _load_while(port: int, work: "asyncio.Future[None]", more: int) -> Loa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 async def test_a_hundred_thousand_rows_are_upgraded_and_no_request_fails(
     first_release: Path, postgres: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,7 +110,7 @@ async def test_a_hundred_thousand_rows_are_upgraded_and_no_request_fails(
     old = FirstRelease(first_release, tmp_path, url)
     new = Service(tmp_path, url, {"LLMOBS_ENCODER": "false"}, name="new")
     try:
-        await asyncio.to_thread(old.start)
+        await asyncio.to_thread(_start, old)
         told = await asyncio.to_thread(
             subprocess.run,
             [sys.executable, "-c", "import llmobs; print(llmobs.__file__)"],
@@ -127,7 +142,7 @@ async def test_a_hundred_thousand_rows_are_upgraded_and_no_request_fails(
 
         # The new release beside the old one, and then alone.
         async def replace() -> None:
-            await asyncio.to_thread(new.start)
+            await asyncio.to_thread(_start, new)
 
         beside = await _load_while(old.port, asyncio.ensure_future(replace()), 30)
         after = await _load_while(new.port, asyncio.ensure_future(asyncio.sleep(0)), 30)
