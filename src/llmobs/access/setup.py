@@ -11,13 +11,13 @@ from llmobs.access.limits import Allowances, Limiter, MemoryAllowances
 from llmobs.access.registry import Registry
 from llmobs.access.tiers import Tiers, load_tiers
 from llmobs.access.tokens import ClientLookup, Tokens
-from llmobs.access.valkey import SCHEMES, ValkeyAllowances
 from llmobs.errors import SettingsInvalid
 from llmobs.settings import AuthMode, Settings
 from llmobs.store.allowances import DatabaseAllowances
 from llmobs.store.database import Database
 from llmobs.store.store import Store
 
+SCHEMES = ("redis://", "rediss://", "unix://", "valkey://", "valkeys://")
 LOOPBACK_NAMES = frozenset({"localhost", "localhost.localdomain"})
 
 
@@ -80,6 +80,8 @@ def installed_limiter(settings: Settings, database: Database, tiers: Tiers) -> L
 def _allowances(settings: Settings, database: Database) -> Allowances:
     wanted = settings.rate_store
     if wanted.startswith(SCHEMES):
+        from llmobs.access.valkey import ValkeyAllowances  # noqa: PLC0415  # its client costs others their start
+
         return ValkeyAllowances(wanted, seconds=min(1.0, settings.database_timeout_seconds))
     if wanted not in {"", "memory", "database"}:
         raise SettingsInvalid(

@@ -8,8 +8,6 @@ from redis.exceptions import RedisError
 from llmobs.domain.allowance import AHEAD_SHARE, BURST, HOUR, Ask, Grant, Window
 from llmobs.errors import StoreUnavailable
 
-SCHEMES = ("redis://", "rediss://", "unix://", "valkey://", "valkeys://")
-
 SETTLE = f"""
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
