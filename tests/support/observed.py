@@ -1,8 +1,10 @@
 """Real Prometheus and VictoriaMetrics, where they are installed (`make tools`), and a real service to look at."""
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -60,7 +62,10 @@ def until(condition: Callable[[], Any], seconds: float = 60, what: str = "it") -
 def process(command: list[str], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     """A server for the time of the block."""
     with log.open("ab") as out:
-        running = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, **options)
+        # A group of its own, so that no worker outlives a supervisor that had to be killed.
+        running = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, **options
+        )
     try:
         yield running
     finally:
@@ -70,6 +75,8 @@ def process(command: list[str], log: Path, **options: Any) -> Iterator[subproces
         except subprocess.TimeoutExpired:
             running.kill()
             running.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
 
 
 class Prometheus:
