@@ -10,18 +10,10 @@ tag=$1
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 chmod 755 "$folder"
-# usr-is-merged instead of usrmerge, which would bring 47 MB of Perl. The official slim images leave the same paths out.
-cat > "$folder/no-usrmerge" << 'EOF'
-Package: usrmerge
-Pin: release *
-Pin-Priority: -1
-EOF
-mmdebstrap --quiet --variant=essential --include=ca-certificates,python3,python3-venv,usr-is-merged \
-    --setup-hook='mkdir -p "$1"/etc/apt/preferences.d' \
-    --setup-hook="copy-in $folder/no-usrmerge /etc/apt/preferences.d" \
+# The official slim images leave the same paths out.
+mmdebstrap --quiet --variant=minbase --include=ca-certificates,python3,python3-venv,usr-is-merged \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/info/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-    --dpkgopt='path-exclude=/usr/lib/x86_64-linux-gnu/gconv/*' \
     --customize-hook='rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*.bin "$1"/var/cache/debconf/*-old' \
     bookworm "$folder/root.tar"
 printf 'FROM scratch\nADD root.tar /\nCMD ["python3"]\n' > "$folder/Containerfile"

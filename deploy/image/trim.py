@@ -18,7 +18,6 @@ UNUSED = {
     "numpy/_core/lib": "for linking C extensions",
     "numpy/_core/include": "for compiling C extensions",
     "numpy/f2py": "compiles Fortran",
-    "numpy/random": "random numbers, imported by those who ask for them",
     "greenlet/tests": "tests",
 }
 """What goes, by pattern, and what it is for."""
