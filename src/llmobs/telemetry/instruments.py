@@ -588,6 +588,8 @@ class Telemetry:
                 self._tallies[metric.name][()] += 0
         for tier in ("1", "2", "3"):
             self._tallies["detection_tier"][(tier,)] += 0
+        for reason in ("queue", "in_flight", "journal", "batch"):
+            self._tallies["requests_shed"][(reason,)] += 0
 
     def expect(self, policies: Iterable[str]) -> None:
         """Show these policies' actions from the first scrape on."""
