@@ -40,10 +40,11 @@ from llmobs.http.edge import Edge
 from llmobs.http.problems import EXCEPTION_HANDLERS
 from llmobs.http.schemas import Check
 from llmobs.http.services import Services
-from llmobs.policies import PolicyBook, classes_by_example, policy_book, shared_policies
+from llmobs.policies import PolicyBook, classes_by_example, policy_book, policy_deeds, shared_policies
 from llmobs.remembered import Remembered
 from llmobs.screen import Journal, Screen
 from llmobs.settings import Settings, load_settings
+from llmobs.store.audit import Audit
 from llmobs.store.feedback import Opinions
 from llmobs.store.store import Store
 from llmobs.supervised import end_with_supervisor, folder_from
@@ -56,6 +57,8 @@ from llmobs.traced import TracedEdge, TracedJournal, TracedPipeline, TracedScree
 
 log = structlog.get_logger("llmobs.app")
 
+NOTE_SECONDS = 5.0
+"""How soon the audit log knows of a policy that came into force."""
 TOUCH_SECONDS = 30.0
 """How often it is written down when keys were last used."""
 GAUGE_SECONDS = 1.0
@@ -121,7 +124,10 @@ class Background:
         judge: InstalledJudge | None = None,
         canaries: Canaries | None = None,
         access: Access | None = None,
+        audit: Audit | None = None,
     ) -> None:
+        self._audit = audit
+        self._noted: object = None
         self._settings = settings
         self._judge = judge
         self._canaries = canaries
@@ -141,6 +147,8 @@ class Background:
             group.create_task(self._reloads())
             if self._judge is not None:
                 group.create_task(self._probes(self._judge))
+            if self._audit is not None:
+                group.create_task(_every(NOTE_SECONDS, self._note_policies))
             if self._settings.judge_cache_seconds:
                 group.create_task(_every(3600.0, self._expire))
             if self._canaries is not None:
@@ -180,6 +188,14 @@ class Background:
         while True:
             await asyncio.sleep(self._settings.judge_probe_seconds)
             await installed.judge.probe()
+
+    async def _note_policies(self) -> None:
+        """Tell the audit log of policies that came into force, once for all processes."""
+        for book in self._books:
+            current = book.current
+            if self._audit is not None and book.name == "policies" and current is not self._noted:
+                await self._audit.tell_if_new(*policy_deeds(current))
+                self._noted = current
 
     async def _expire(self) -> None:
         await self._store.delete_expired_judgements()
@@ -293,7 +309,9 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        background = Background(settings, store, books, judge=judge, canaries=canaries, access=door)
+        background = Background(
+            settings, store, books, judge=judge, canaries=canaries, access=door, audit=services.audit
+        )
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(signal.SIGHUP, background.reload_now)
@@ -326,6 +344,7 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
         registry=door.registry,
         opinions=Opinions(store.database),
         admission=_admission(settings, telemetry, store),
+        audit=Audit(store.database),
         books=books,
         checks=checks,
     )

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from llmobs import __version__
 from llmobs.app import build_pipeline
+from llmobs.audit_cli import audit
 from llmobs.calibration import Calibrated, calibrate, flagged, written
 from llmobs.detect.pipeline import Pipeline
 from llmobs.detect.tier1_patterns.book import BUILTIN as BUILTIN_RULES
@@ -81,6 +82,7 @@ def cli() -> None:
 cli.add_command(clients)
 cli.add_command(keys)
 cli.add_command(feedback)
+cli.add_command(audit)
 
 
 @cli.command()

@@ -7,9 +7,12 @@ from pathlib import Path
 import click
 import msgspec
 
+from llmobs.access.registry import COMMAND_LINE
 from llmobs.domain.access import EVERYTHING
+from llmobs.domain.audit import deed
 from llmobs.evaluation import row_of
 from llmobs.settings import load_settings
+from llmobs.store.audit import Audit
 from llmobs.store.database import Database
 from llmobs.store.feedback import OpinionFilter, Opinions
 
@@ -41,6 +44,8 @@ async def _export(out: Path, filters: OpinionFilter) -> int:
     database = Database(load_settings(os.environ))
     rows = 0
     try:
+        told = {"harmless": filters.harmless, "client_id": filters.client_id}
+        await Audit(database).tell(deed(COMMAND_LINE, "feedback.export", "", **told))
         with out.open("wb") as sink:
             async for texts in Opinions(database).labelled(EVERYTHING, filters):
                 rows += len(texts)

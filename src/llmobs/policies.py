@@ -1,5 +1,6 @@
 """Policies as data: TOML files with thresholds per class and examples that prove them."""
 
+import hashlib
 import tomllib
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
@@ -10,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from llmobs.book import Book
+from llmobs.domain.audit import Deed, deed
 from llmobs.domain.decision import decide
 from llmobs.domain.detection import Detection, Failed, Findings, Ran, Report
 from llmobs.domain.policy import ClassPolicy, Policy
@@ -71,6 +73,20 @@ def policy_book(
 def shared_policies(policies: Policies) -> tuple[str, ...]:
     """The ids of those that belong to no client, in order."""
     return tuple(sorted(name for name, policy in policies.items() if policy.client is None))
+
+
+def policy_deeds(policies: Policies) -> list[Deed]:
+    """What the audit log is told of policies in force: a changed digest is a changed policy."""
+    return [
+        deed(
+            "service",
+            "policy.in_force",
+            name,
+            version=policy.version,
+            sha256=hashlib.sha256(msgspec.json.encode(policy, order="deterministic")).hexdigest(),
+        )
+        for name, policy in sorted(policies.items())
+    ]
 
 
 def classes_by_example(policies: Policies) -> frozenset[str]:

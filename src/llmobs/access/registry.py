@@ -8,12 +8,15 @@ import msgspec
 
 from llmobs.access.keys import Pepper, new_key
 from llmobs.domain.access import Client, Key, Scope, View
+from llmobs.domain.audit import Deed, deed
 from llmobs.errors import EntryConflict, EntryUnknown, ValueRefused
-from llmobs.store import clients
+from llmobs.store import audit, clients
 from llmobs.store.database import Database, RowRefused
 
 CLIENT_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 LONGEST_NAME = 200
+COMMAND_LINE = "command line"
+"""Who acts where it is not said: whoever has the database's password at hand."""
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +79,7 @@ class Registry:
         tier: str = "free",
         policy: str | None = None,
         readers: Iterable[str] = (),
+        by: str = COMMAND_LINE,
     ) -> Client:
         """Add a client."""
         if not CLIENT_ID.fullmatch(client_id):
@@ -96,12 +100,13 @@ class Registry:
                 if await clients.all_clients(connection, client_id):
                     raise EntryConflict(f"There is a client {client_id} already.")
                 await clients.insert_client(connection, made)
+                await audit.append(connection, deed(by, "client.create", client_id, **_told(made)))
         except RowRefused:
             raise EntryConflict("The client exists already, or one of its readers does not.") from None
         self._changed(None)
         return made
 
-    async def change_client(self, client_id: str, change: ClientChange) -> Client:
+    async def change_client(self, client_id: str, change: ClientChange, *, by: str = COMMAND_LINE) -> Client:
         """Change a client; its keys feel it at once here, and elsewhere when they are next looked up."""
         try:
             async with self._database.transaction() as connection:
@@ -111,6 +116,7 @@ class Registry:
                 changed = _changed(found[0], change)
                 self._check(changed)
                 await clients.update_client(connection, changed)
+                await audit.append(connection, deed(by, "client.change", client_id, **_told(changed)))
         except RowRefused:
             raise EntryConflict("One of the readers is no client.") from None
         self._changed(None)
@@ -154,6 +160,7 @@ class Registry:
             if not await clients.all_clients(connection, client_id):
                 raise _no_client(client_id)
             await clients.insert_key(connection, made.key, digest)
+            await audit.append(connection, _key_deed(by, "key.create", made.key))
         return made
 
     async def rotate_key(self, view: View, key_id: str, *, overlap: timedelta, by: str) -> Made:
@@ -189,18 +196,20 @@ class Registry:
                 made.key.id,
                 until if old.expires_at is None else min(until, old.expires_at),
             )
+            await audit.append(connection, _key_deed(by, "key.rotate", made.key, replaces=key_id))
         self._changed(key_id)
         return made
 
-    async def revoke_key(self, view: View, key_id: str) -> Key:
+    async def revoke_key(self, view: View, key_id: str, *, by: str = COMMAND_LINE) -> Key:
         """Void a key for good."""
         async with self._database.transaction() as connection:
             if await clients.key(connection, view, key_id) is None:
                 raise _no_key(key_id)
             await clients.revoke(connection, key_id, datetime.now(UTC))
             revoked = await clients.key(connection, view, key_id)
+            assert revoked is not None  # noqa: S101  # read above in the same transaction
+            await audit.append(connection, _key_deed(by, "key.revoke", revoked))
         self._changed(key_id)
-        assert revoked is not None  # noqa: S101  # read above in the same transaction
         return revoked
 
     def _made(self, like: Key) -> tuple[Made, bytes]:
@@ -230,6 +239,28 @@ def _changed(client: Client, change: ClientChange) -> Client:
     if change.disabled is not msgspec.UNSET:
         given["disabled_at"] = (client.disabled_at or datetime.now(UTC)) if change.disabled else None
     return msgspec.structs.replace(client, **given)
+
+
+def _told(client: Client) -> dict[str, object]:
+    """What the audit log says of a client; its name may be a person's and stays out."""
+    return {
+        "tier": client.tier,
+        "policy": client.policy,
+        "readers": list(client.readers) or None,
+        "disabled": True if client.disabled_at else None,
+    }
+
+
+def _key_deed(by: str, action: str, key: Key, replaces: str | None = None) -> Deed:
+    return deed(
+        by,
+        action,
+        key.id,
+        client=key.client_id,
+        scopes=[scope.value for scope in key.scopes],
+        expires=None if key.expires_at is None else key.expires_at.isoformat(timespec="seconds"),
+        replaces=replaces,
+    )
 
 
 def _no_client(client_id: str) -> EntryUnknown:

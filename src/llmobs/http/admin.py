@@ -10,9 +10,11 @@ from msgspec import Meta
 
 from llmobs.access.registry import ClientChange, Made
 from llmobs.domain.access import Client, Key, Need, Scope
+from llmobs.domain.audit import Entry
 from llmobs.errors import ParameterInvalid
 from llmobs.http.access import needs, principal_of
 from llmobs.http.bodies import MAX_BODY, read_body
+from llmobs.http.logs import before_of, checked_limit, read_query
 from llmobs.http.services import services
 
 AnyRequest = Request[Any, Any, Any]
@@ -81,6 +83,38 @@ class FreshKey(msgspec.Struct, frozen=True, kw_only=True):
     entry: Key
 
 
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was done."""
+
+    id: int
+    at: str
+    actor: Annotated[
+        str, Meta(description="`key:ID`, `token:SUBJECT`, `anyone`, `service` or `command line`.")
+    ]
+    action: Annotated[str, Meta(description="Noun and verb, such as `key.revoke`.")]
+    target: str
+    details: Annotated[
+        str, Meta(description="What changed: a JSON object, as text, for its bytes are digested.")
+    ]
+    digest: Annotated[str, Meta(description="SHA-256 over the entry and the digest before it, in hex.")]
+
+
+class AuditPage(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of what was done, newest first."""
+
+    entries: tuple[AuditEntry, ...]
+    next_cursor: Annotated[
+        str | None, Meta(description="Pass it as `cursor` for the next page; null at the end.")
+    ]
+
+
+class AuditQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Query of GET /v1/admin/audit."""
+
+    cursor: str | None = None
+    limit: int = 50
+
+
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """What the service knows of whoever asks."""
 
@@ -126,7 +160,12 @@ async def create_client(request: AnyRequest) -> Response[bytes]:
     if asked.policy is not None:
         services(request).screen.policy_named(asked.policy, asked.id)
     made = await services(request).registry.create_client(
-        asked.id, name=asked.name, tier=asked.tier, policy=asked.policy, readers=asked.readers
+        asked.id,
+        name=asked.name,
+        tier=asked.tier,
+        policy=asked.policy,
+        readers=asked.readers,
+        by=principal_of(request).actor,
     )
     return _json(made, 201)
 
@@ -144,7 +183,8 @@ async def change_client(request: AnyRequest, client_id: FromPath[str]) -> Respon
     if isinstance(asked.policy, str):
         services(request).screen.policy_named(asked.policy, client_id)
     change = ClientChange(**{name: getattr(asked, name) for name in ClientPatch.__struct_fields__})
-    return _json(await services(request).registry.change_client(client_id, change))
+    who = principal_of(request)
+    return _json(await services(request).registry.change_client(client_id, change, by=who.actor))
 
 
 @get("/v1/admin/keys", opt=needs(Need.ADMIN))
@@ -187,7 +227,17 @@ async def rotate_key(request: AnyRequest, key_id: FromPath[str]) -> Response[byt
 @delete("/v1/admin/keys/{key_id:str}", status_code=200, opt=needs(Need.ADMIN))
 async def revoke_key(request: AnyRequest, key_id: FromPath[str]) -> Response[bytes]:
     """Void a key."""
-    return _json(await services(request).registry.revoke_key(principal_of(request).view, key_id))
+    who = principal_of(request)
+    return _json(await services(request).registry.revoke_key(who.view, key_id, by=who.actor))
+
+
+@get("/v1/admin/audit", opt=needs(Need.ADMIN))
+async def list_audit(request: AnyRequest) -> Response[bytes]:
+    """What administrators did, newest first."""
+    query = read_query(request, AuditQuery)
+    limit, before = checked_limit(query.limit), before_of(query.cursor)
+    found, cursor = await services(request).audit.page(before, limit)
+    return _json(AuditPage(entries=tuple(map(_shown, found)), next_cursor=cursor))
 
 
 HANDLERS = (
@@ -200,7 +250,20 @@ HANDLERS = (
     create_key,
     rotate_key,
     revoke_key,
+    list_audit,
 )
+
+
+def _shown(entry: Entry) -> AuditEntry:
+    return AuditEntry(
+        id=entry.id,
+        at=entry.at,
+        actor=entry.actor,
+        action=entry.action,
+        target=entry.target,
+        details=entry.details,
+        digest=entry.digest.hex(),
+    )
 
 
 def _fresh(made: Made) -> Response[bytes]:

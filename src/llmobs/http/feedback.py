@@ -15,7 +15,7 @@ from llmobs.errors import EntryUnknown, ParameterInvalid, ValueRefused
 from llmobs.evaluation import row_of
 from llmobs.http.access import needs, principal_of
 from llmobs.http.bodies import MAX_BODY, read_body
-from llmobs.http.logs import JSON_LINES, before_of, checked_limit, read_query
+from llmobs.http.logs import JSON_LINES, before_of, checked_limit, export_deed, read_query
 from llmobs.http.services import services
 from llmobs.store.feedback import OpinionFilter
 
@@ -101,6 +101,7 @@ async def list_feedback(request: AnyRequest) -> Response[bytes] | Stream:
     filters = OpinionFilter(**{name: getattr(query, name) for name in OpinionFilter.__struct_fields__})
     source, view = services(request).opinions, principal_of(request).view
     if query.format == "rows":
+        await services(request).audit.tell(export_deed(principal_of(request), "feedback.export", filters))
         return Stream(_rows(source.labelled(view, filters, before)), media_type=JSON_LINES)
     rows, cursor = await source.page(view, filters, before, limit)
     page = FeedbackPage(feedback=tuple(rows), next_cursor=cursor)

@@ -8,7 +8,8 @@ import msgspec
 from litestar import Request, Response, get
 from litestar.response import Stream
 
-from llmobs.domain.access import Need
+from llmobs.domain.access import Need, Principal
+from llmobs.domain.audit import Deed, deed
 from llmobs.domain.risk import Action
 from llmobs.domain.subject import Kind
 from llmobs.errors import ParameterInvalid
@@ -78,6 +79,7 @@ async def logs(request: AnyRequest) -> Response[bytes] | Stream:
     limit, before = checked_limit(query.limit), before_of(query.cursor)
     source, view = services(request).logs, principal_of(request).view
     if query.format == "jsonl":
+        await services(request).audit.tell(export_deed(principal_of(request), "logs.export", filters))
         return Stream(_lines(source.export(view, filters, before)), media_type=JSON_LINES)
     rows, cursor = await source.page(view, filters, before, limit)
     page = LogPage(logs=tuple(_entry(row) for row in rows), next_cursor=cursor)
@@ -91,6 +93,12 @@ async def _lines(chunks: AsyncIterator[list[LoggedRecord]]) -> AsyncIterator[byt
 
 def _entry(row: LoggedRecord) -> LogEntry:
     return LogEntry(**{name: getattr(row, name) for name in LogEntry.__struct_fields__})
+
+
+def export_deed(who: Principal, action: str, filters: msgspec.Struct) -> Deed:
+    """Somebody took rows out; what for is in the filters, which name no text."""
+    given = {name: value for name, value in msgspec.to_builtins(filters).items() if value is not None}
+    return deed(who.actor, action, who.client_id or "", **given)
 
 
 def before_of(cursor: str | None) -> int | None:

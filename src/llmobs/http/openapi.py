@@ -42,6 +42,7 @@ _TYPES = (
     admin.KeyList,
     admin.FreshKey,
     admin.Caller,
+    admin.AuditPage,
     feedback.NewFeedback,
     feedback.FeedbackPage,
     KeptOpinion,
@@ -307,6 +308,23 @@ def _admin_paths() -> dict[str, Any]:
     return {
         "/v1/me": {
             "get": _operation("me", "What the service knows of the caller", {200: _answer("Caller", "You")})
+        },
+        "/v1/admin/audit": {
+            "get": _operation(
+                "listAudit",
+                "What administrators did, newest first",
+                {200: _answer("AuditPage", "A page of what was done")},
+                (errors.ParameterInvalid, away),
+                parameters=[
+                    _query(
+                        "cursor",
+                        "`next_cursor` of the page before.",
+                        type="string",
+                        pattern=f"^{CURSOR.pattern}$",
+                    ),
+                    _LIMIT,
+                ],
+            )
         },
         "/v1/admin/clients": {
             "get": _operation("listClients", "All clients", {200: _answer("ClientList", "Clients")}, (away,)),

@@ -15,6 +15,7 @@ from llmobs.http.admission import Admission
 from llmobs.http.schemas import Check
 from llmobs.screen import Screen
 from llmobs.settings import Settings
+from llmobs.store.audit import Audit
 from llmobs.store.feedback import Opinions
 from llmobs.store.records import LogFilter, LoggedRecord, TierCounts
 from llmobs.telemetry.instruments import Telemetry
@@ -45,6 +46,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     registry: Registry
     opinions: Opinions
     admission: Admission
+    audit: Audit
     books: tuple[Book[Any], ...]
     checks: Callable[[], Awaitable[tuple[Check, ...]]]
     """The conditions of readiness, tried now."""

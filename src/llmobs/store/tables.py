@@ -153,6 +153,21 @@ feedback = Table(
     sqlite_autoincrement=True,
 )
 
+audit_log = Table(
+    "audit_log",
+    metadata,
+    # Counted by us, without gaps. Triggers refuse every change and deletion.
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("at", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("details", Text, nullable=False),
+    Column("previous", LargeBinary, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Index(None, "action", "target"),
+)
+
 clients = Table(
     "clients",
     metadata,

@@ -69,6 +69,7 @@ TABLE = {
     ("GET", "/v1/feedback"): Expected(Need.LOGS_READ),
     ("GET", "/metrics"): Expected(Need.METRICS_READ),
     ("GET", "/v1/me"): Expected(Need.KNOWN),
+    ("GET", "/v1/admin/audit"): Expected(Need.ADMIN),
     ("GET", "/v1/admin/clients"): Expected(Need.ADMIN),
     ("POST", "/v1/admin/clients"): Expected(Need.ADMIN, 201, {"id": "fresh"}, 409),
     ("GET", "/v1/admin/clients/{client_id}"): Expected(Need.ADMIN),
