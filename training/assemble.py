@@ -44,10 +44,10 @@ PLAN: dict[str, tuple[str, tuple[str, ...], str, float, float | None]] = {
         "prompt_injection",
         BOTH,
         "reads like instructions aimed at the model",
-        0.002,
-        0.0006,
+        0.003,
+        0.0008,
     ),
-    "dangerous_request": ("dangerous_content", ("prompt",), "reads like a request for harm", 0.0015, 0.0005),
+    "dangerous_request": ("dangerous_content", ("prompt",), "reads like a request for harm", 0.002, 0.0005),
     "dangerous_answer": ("dangerous_content", ANSWER, "reads like help with serious harm", 0.0015, 0.0005),
     "toxicity": ("toxicity", BOTH, "reads like abuse or hate", 0.0015, 0.0005),
     "bias": ("bias", BOTH, "reads like a demeaning generalisation", 0.001, None),
@@ -57,9 +57,19 @@ PLAN: dict[str, tuple[str, tuple[str, ...], str, float, float | None]] = {
     "tone_issue": ("tone_issue", ANSWER, "unsuitable tone", 0.001, None),
     "missing_grounding": ("missing_grounding", ANSWER, "leans on sources that it does not name", 0.001, None),
 }
+# Share of harmless text that the lexical classifier leaves to tier 2, head by head: most where a
+# miss costs most and words tell least.
+OPEN = {
+    "prompt_injection": 0.02, "dangerous_request": 0.02, "dangerous_answer": 0.015, "toxicity": 0.03,
+    "bias": 0.01, "security_attack": 0.004, "overconfidence": 0.004, "hedging_excessive": 0.004,
+    "tone_issue": 0.004, "missing_grounding": 0.004,
+}  # fmt: skip
 WARN = {"security_attack": 0.6, "bias": 0.6, "missing_grounding": 0.6, "overconfidence": 0.6,
         "hedging_excessive": 0.6}  # fmt: skip
 BLOCK = 0.8
+# Ordinary traffic hardly ever comes near some classes, so its tail alone would block what the head
+# itself holds to be harmless: slang, counter-speech, news. These logits are the least that count.
+LEAST_WARN, LEAST_BLOCK = -0.5, 1.0
 
 
 def logit(share: float) -> float:
@@ -73,21 +83,33 @@ def tail(values: np.ndarray, share: float) -> float:
     if share >= 0.05:
         return float(np.quantile(values, 1 - share))
     excess = values[values > start] - start
-    return start + float(excess.mean()) * math.log(0.05 / share)
+    estimate = start + float(excess.mean()) * math.log(0.05 / share)
+    # Logits are bounded by the smoothed labels they were trained on, exponentials are not.
+    return min(
+        estimate, float(np.quantile(values, 1 - share)) if share * len(values) >= 3 else float(values.max())
+    )
 
 
-HARD = ("django_templates", "owasp_cheatsheets", "shell_commands", "sqlglot_fixtures")
-"""Code and prose that resemble payloads: ordinary traffic of a coding assistant. Learnt from, so
-they only guard the threshold of security_attack and are no measure."""
-HARD_ROWS = 250
+HARD = {
+    "security_attack": ("django_templates", "owasp_cheatsheets", "shell_commands", "sqlglot_fixtures"),
+    "prompt_injection": (
+        "agent_prompts", "awesome_prompts_new", "llm_security_docs", "owasp_cheatsheets", "xquad_passages",
+    ),
+}  # fmt: skip
+"""Texts that resemble attacks and are ordinary traffic of a coding assistant or an agent. Learnt
+from, so they only guard the threshold of their head and are no measure."""
+HARD_SHARE = {"security_attack": 0.005, "prompt_injection": 0.03}
+"""How many of them may be flagged."""
+HARD_ROWS = 200
 
 
-def calibrate(head: str, benign: np.ndarray) -> tuple[float, float]:
-    """Slope and offset of the score from the logits of harmless text."""
+def calibrate(head: str, benign: np.ndarray, least: float = LEAST_WARN) -> tuple[float, float]:
+    """Slope and offset of the score from the logits of harmless text; none below `least` warns."""
     name, _, _, warn_fpr, block_fpr = PLAN[head]
     warn = WARN.get(name, 0.5)
-    low = tail(benign, warn_fpr)
-    high = tail(benign, block_fpr if block_fpr is not None else warn_fpr / 3)
+    low = max(tail(benign, warn_fpr), LEAST_WARN, least)
+    # Without a block threshold the second point only says how steep the score is.
+    high = tail(benign, warn_fpr / 3) if block_fpr is None else max(tail(benign, block_fpr), LEAST_BLOCK)
     slope = (logit(BLOCK) - logit(warn)) / max(high - low, 0.25)
     slope = min(slope, 3.0)
     return slope, logit(warn) - slope * low
@@ -99,9 +121,13 @@ def scores(path: Path) -> list[dict[str, object]]:
 
 
 def benign_logits(rows: list[dict[str, object]], kinds: tuple[str, ...], column: int) -> np.ndarray:
-    """Logits of the harmless rows of these kinds."""
+    """Logits of the harmless rows of these kinds, of sources that were left out."""
     return np.array(
-        [r["logits"][column] for r in rows if r["task"] == "benign" and r["role"] in kinds]  # type: ignore[index]
+        [
+            r["logits"][column]  # type: ignore[index]
+            for r in rows
+            if r["task"] == "benign" and r["source"] in FOLDS[3] and r["role"] in kinds
+        ]
     )
 
 
@@ -180,11 +206,11 @@ def single(said: argparse.Namespace) -> None:
     heads = []
     for column, head in enumerate(HEADS):
         name, kinds, note, *_ = PLAN[head]
-        slope, offset = calibrate(head, benign_logits(rows, kinds, column))
-        if head == "security_attack":
-            resembling = np.array([r["logits"][column] for r in rows if r["source"] in HARD])  # type: ignore[index]
-            warn = logit(WARN[head])
-            offset = min(offset, warn - slope * float(np.quantile(resembling, 0.995)))
+        least = LEAST_WARN
+        if head in HARD:
+            resembling = np.array([r["logits"][column] for r in rows if r["source"] in HARD[head]])  # type: ignore[index]
+            least = float(np.quantile(resembling, 1 - HARD_SHARE[head]))
+        slope, offset = calibrate(head, benign_logits(rows, kinds, column), least)
         heads.append(
             {
                 "name": head,
@@ -228,7 +254,7 @@ def rescored(
     wanted = {str(r["id"]) for r in scores(said.trained / "singles" / "scores.jsonl")}
     for folder in (*FOLDERS, "benign"):
         for path in sorted((said.data / folder).glob("*.jsonl.gz")):
-            hard = path.name.removesuffix(".jsonl.gz") in HARD
+            hard = path.name.removesuffix(".jsonl.gz") in {source for one in HARD.values() for source in one}
             for number, row in enumerate(read(path)):
                 if row["id"] not in wanted and not (hard and number < HARD_ROWS):
                     continue
@@ -325,7 +351,7 @@ def lexical(said: argparse.Namespace) -> None:
         name, kinds, *_ = PLAN[head]
         benign = benign_logits(rows, kinds, column)
         # 0.02 is the policies' `clear`: so much harmless text lies above it, head by head.
-        edge = tail(benign, said.open_share)
+        edge = tail(benign, OPEN[head])
         slope = 1.0
         outputs.append(
             {
@@ -356,7 +382,6 @@ def main() -> None:
     ask.add_argument("--base", type=Path, required=True)
     ask.add_argument("--data", type=Path, required=True)
     ask.add_argument("--out", type=Path, required=True)
-    ask.add_argument("--open-share", type=float, default=0.02)
     ask.add_argument("parts", nargs="*", default=["single", "base", "lexical"])
     said = ask.parse_args()
     for part in said.parts:

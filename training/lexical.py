@@ -75,7 +75,7 @@ def taught(rows: list[Row], said: argparse.Namespace) -> np.ndarray:
         return np.load(kept)
     model = Heads(Encoder(), len(HEADS))
     model.load_state_dict(torch.load(said.teacher / "model.pt", weights_only=True))
-    logits = encoded(model, tokenizer(said.base), [row.text for row in rows])
+    logits = encoded(model, tokenizer(said.base), [row.text[:1500] for row in rows])
     found = 1.0 / (1.0 + np.exp(-logits))
     np.save(kept, found.astype(np.float16))
     return found
