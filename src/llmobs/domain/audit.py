@@ -29,8 +29,8 @@ class Deed(msgspec.Struct, frozen=True, kw_only=True):
     """
 
 
-def deed(actor: str, action: str, target: str, **details: Any) -> Deed:
-    """A deed of this moment; details that are None are left out."""
+def deed(actor: str, action: str, target: str, /, **details: Any) -> Deed:
+    """A deed of this moment; details, which may have any name, are left out where they are None."""
     told = {name: value for name, value in details.items() if value is not None}
     return Deed(
         at=datetime.now(UTC).isoformat(timespec="microseconds"),
