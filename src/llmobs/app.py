@@ -34,7 +34,7 @@ from llmobs.domain.decision import doubtful_classes
 from llmobs.domain.subject import Span
 from llmobs.domain.traffic import judge_traffic
 from llmobs.errors import StoreUnavailable
-from llmobs.http import access, admin, detect, docs, feedback, health, logs
+from llmobs.http import access, admin, catalogue, detect, docs, feedback, health, logs, overview, page
 from llmobs.http.admission import Admission
 from llmobs.http.edge import Edge
 from llmobs.http.problems import EXCEPTION_HANDLERS
@@ -346,6 +346,8 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
         admission=_admission(settings, telemetry, store),
         audit=Audit(store.database),
         books=books,
+        rules=rules,
+        policies=policies,
         checks=checks,
     )
     app = _litestar(services, lifespan)
@@ -383,6 +385,11 @@ def _litestar(
             docs.docs,
             docs.redoc,
             docs.assets,
+            page.page,
+            page.part,
+            overview.overview,
+            catalogue.policies,
+            catalogue.rules,
             *admin.HANDLERS,
             *feedback.HANDLERS,
         ],

@@ -13,7 +13,7 @@ from llmobs.domain.feedback import KeptOpinion
 from llmobs.domain.risk import Action
 from llmobs.domain.subject import Kind
 from llmobs.errors import Problem
-from llmobs.http import admin, feedback, schemas
+from llmobs.http import admin, catalogue, feedback, overview, schemas
 from llmobs.http.access import LIMITED
 from llmobs.http.logs import JSON_LINES, MAX_LIMIT
 from llmobs.http.problems import MEDIA_TYPE
@@ -46,6 +46,9 @@ _TYPES = (
     feedback.NewFeedback,
     feedback.FeedbackPage,
     KeptOpinion,
+    catalogue.PolicyList,
+    catalogue.RuleList,
+    overview.Overview,
 )
 
 _KEY = {
@@ -242,6 +245,22 @@ def _paths() -> dict[str, Any]:
                 },
             )
         },
+        "/v1/policies": {
+            "get": _operation("policies", "Policies in force", {200: _answer("PolicyList", "Policies")})
+        },
+        "/v1/overview": {
+            "get": _operation(
+                "overview",
+                "What came through in a span of time",
+                {200: _answer("Overview", "The figures")},
+                (errors.ParameterInvalid, errors.DatabaseUnavailable),
+                parameters=[
+                    _query("span", "How far back, from now.", type="string", enum=sorted(overview.SPANS))
+                ],
+            )
+        },
+        "/v1/rules": {"get": _operation("rules", "Rules in force", {200: _answer("RuleList", "Rules")})},
+        "/ui": {"get": _operation("ui", "The web page", {200: page})},
         "/docs": {"get": _operation("docs", "This document to click through, offline", {200: page})},
     }
 

@@ -1,6 +1,7 @@
 """What handlers work with: made once in app.py, held in the application's state."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 import msgspec
@@ -10,14 +11,17 @@ from llmobs.access.gate import Gate
 from llmobs.access.limits import Limiter
 from llmobs.access.registry import Registry
 from llmobs.book import Book
+from llmobs.detect.tier1_patterns.book import RuleBook
 from llmobs.domain.access import View
 from llmobs.http.admission import Admission
 from llmobs.http.schemas import Check
+from llmobs.policies import PolicyBook
 from llmobs.screen import Screen
 from llmobs.settings import Settings
 from llmobs.store.audit import Audit
 from llmobs.store.feedback import Opinions
 from llmobs.store.records import LogFilter, LoggedRecord, TierCounts
+from llmobs.store.summary import Slice
 from llmobs.telemetry.instruments import Telemetry
 
 
@@ -32,6 +36,7 @@ class Logs(Protocol):
         self, view: View, filters: LogFilter, before_id: int | None = None
     ) -> AsyncIterator[list[LoggedRecord]]: ...
     async def counts(self, view: View) -> TierCounts: ...
+    async def slices(self, view: View, span: timedelta, now: datetime) -> list[Slice]: ...
 
 
 class Services(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +53,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     admission: Admission
     audit: Audit
     books: tuple[Book[Any], ...]
+    rules: RuleBook
+    policies: PolicyBook
     checks: Callable[[], Awaitable[tuple[Check, ...]]]
     """The conditions of readiness, tried now."""
 

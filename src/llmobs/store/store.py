@@ -1,7 +1,7 @@
 """The record as the rest of the service sees it: append, look up, count."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +17,7 @@ from llmobs.store.journal import Journal, Observer
 from llmobs.store.migrate import head, revision_of, serves
 from llmobs.store.records import LogFilter, LoggedRecord, TierCounts
 from llmobs.store.spool import Spool
+from llmobs.store.summary import Slice, Summaries
 from llmobs.store.writer import writer_for
 
 EXPORT_ROWS = 500
@@ -40,6 +41,7 @@ class Store:
         self._spool = Spool(Path(settings.spool_dir), settings.spool_max_bytes)
         self._journal = Journal(settings, self._write, self._spool, observer)
         self._head = head()
+        self._summaries = Summaries()
 
     async def __aenter__(self) -> Self:
         await self._journal.start()
@@ -132,6 +134,11 @@ class Store:
         """Verdicts by tier."""
         async with self._database.transaction() as connection:
             return await records.counts(connection, view)
+
+    async def slices(self, view: View, span: timedelta, now: datetime) -> list[Slice]:
+        """What came through in the last `span`, by slices, oldest first."""
+        async with self._database.transaction() as connection:
+            return await self._summaries.read(connection, view, span, now)
 
     async def snapshot(self, figures: TierCounts, *, is_healthy: bool, message: str) -> None:
         """Write the figures of this moment to `system_metrics`."""

@@ -53,6 +53,11 @@ TABLE = {
     ("GET", "/docs"): PUBLIC,
     ("GET", "/redoc"): Expected(Need.PUBLIC, 302),
     ("GET", "/openapi.json"): PUBLIC,
+    ("GET", "/ui"): PUBLIC,
+    ("GET", "/ui/{name}"): PUBLIC,
+    ("GET", "/v1/policies"): Expected(Need.KNOWN),
+    ("GET", "/v1/overview"): Expected(Need.LOGS_READ),
+    ("GET", "/v1/rules"): Expected(Need.KNOWN),
     ("GET", "/static/docs/{file_path}"): PUBLIC,
     ("HEAD", "/static/docs/{file_path}"): PUBLIC,
     ("POST", "/v1/detect"): Expected(Need.DETECT, json=TEXT),
@@ -168,7 +173,7 @@ def _expected(line: Expected, caller: str) -> int:
 
 
 def _path(template: str, house: House) -> str:
-    return template.format(client_id="ours", key_id=house.spare, file_path="swagger-ui.css")
+    return template.format(client_id="ours", key_id=house.spare, file_path="swagger-ui.css", name="app.css")
 
 
 @pytest.mark.timeout(300)

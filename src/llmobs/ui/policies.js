@@ -1,0 +1,56 @@
+import { field, h, select, table } from "/ui/dom.js";
+import { get, knownPolicies } from "/ui/api.js";
+import { S, label } from "/ui/strings.js";
+
+const T = S.policies;
+const FIELDS = ["severity", "clear", "log", "warn", "block", "on_failure", "judge"];
+
+const shown = (value) => (value === null || value === undefined ? "–" : String(value));
+
+function limits(policy, other) {
+  const names = [...new Set([...Object.keys(policy.classes), ...Object.keys(other?.classes ?? {})])];
+  return table(T.limits, T.head, names.map((name) => {
+    const mine = policy.classes[name];
+    const theirs = other?.classes[name];
+    return h("tr", {}, h("th", { scope: "row" }, label(name)), FIELDS.map((one) => {
+      const differs = other && shown(mine?.[one]) !== shown(theirs?.[one]);
+      return h("td", { class: differs ? "number differs" : "number" }, shown(mine?.[one]),
+        differs && h("small", {}, ` ${T.was(shown(theirs?.[one]))}`));
+    }));
+  }));
+}
+
+export async function policies(view) {
+  const [known, { rules }] = await Promise.all([knownPolicies(true), get("/v1/rules")]);
+  const ids = known.policies.map((one) => [one.id, S.verdict.version(one.id, one.version)]);
+  const policy = select(ids, known.default);
+  const compare = select([["", T.compareNone], ...ids], "");
+  const grid = h("div", {});
+  const find = (id) => known.policies.find((one) => one.id === id);
+  const draw = () => {
+    const chosen = find(policy.value);
+    grid.replaceChildren(h("p", {}, chosen.description), limits(chosen, find(compare.value)));
+  };
+  policy.addEventListener("change", draw);
+  compare.addEventListener("change", draw);
+  draw();
+
+  const search = h("input", { type: "search", autocomplete: "off" });
+  const count = h("p", { role: "status", class: "hint" });
+  const list = h("div", {});
+  const drawRules = () => {
+    const wanted = search.value.trim().toLowerCase();
+    const found = rules.filter((one) => `${one.id} ${one.failure_class} ${label(one.failure_class)} ${one.note}`.toLowerCase().includes(wanted));
+    count.textContent = T.ruleCount(found.length, rules.length);
+    list.replaceChildren(table(T.rules, T.ruleHead, found.map((one) => h("tr", {},
+      h("th", { scope: "row" }, h("code", {}, one.id)), h("td", {}, label(one.failure_class)),
+      h("td", { class: "number" }, one.score === null ? "–" : one.score.toFixed(2)),
+      h("td", {}, one.status), h("td", {}, one.note)))));
+  };
+  search.addEventListener("input", drawRules);
+  drawRules();
+  view.replaceChildren(
+    h("h1", { tabindex: "-1" }, S.pages.policies), h("p", {}, T.intro),
+    h("div", { class: "row" }, field(T.policy, policy), field(T.compare, compare)), grid,
+    h("h2", {}, T.rules), field(T.search, search), count, list);
+}
