@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from enum import StrEnum
 from itertools import pairwise
+from math import inf
 
 import msgspec
 
@@ -106,11 +107,21 @@ class ClassPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def ceiling(self) -> float:
-        """The score from which no higher action exists: reaching it settles the class."""
-        for threshold in (self.block, self.warn, self.log):
+        """The score from which no higher action exists: reaching it settles the class.
+
+        Infinite where a failure asks for more than any score does: then a class that is surely
+        there must not be let off with less than one that nobody could look for.
+        """
+        found, strongest = 1.0, Action.ALLOW
+        for threshold, action in (
+            (self.block, Action.BLOCK),
+            (self.warn, Action.WARN),
+            (self.log, Action.LOG),
+        ):
             if threshold is not None:
-                return threshold
-        return 1.0
+                found, strongest = threshold, action
+                break
+        return found if self.on_failure.action.rank <= strongest.rank else inf
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):

@@ -74,7 +74,11 @@ async def test_a_caller_who_hangs_up_cancels_the_call_to_the_judge(tmp_path: Pat
             writer.close()
             await _until(lambda: judge.in_flight == 0)
             assert judge.left - before == calls
-        rows = (await asyncio.to_thread(server.get, "/logs/recent"))["logs"]
+        rows: list[dict[str, Any]] = []
+        async with asyncio.timeout(10):
+            while len(rows) < 4:  # nobody waits for these verdicts, so they are written a little later
+                rows = (await asyncio.to_thread(server.get, "/logs/recent"))["logs"]
+                await asyncio.sleep(0.05)
         reasons = {
             entry["reason"] for row in rows for entry in row["coverage"] if entry["detector"] == "judge"
         }

@@ -66,7 +66,7 @@ async def test_a_request_beyond_its_deadline_is_503(
     async def slow(*_: Any) -> Any:
         await asyncio.sleep(5)
 
-    monkeypatch.setattr(Pipeline, "examine", slow)
+    monkeypatch.setattr(Pipeline, "weighed", slow)
     async with client_for(msgspec.structs.replace(settings, request_timeout_seconds=0.1)) as client:
         for path, body in (("/v1/detect", BODY), ("/v1/detect/batch", [BODY, BODY])):
             answer = await client.post(path, json=body)
