@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test test-chart test-image image sbom dist check fmt lock tools dashboard bench eval train clean
+.PHONY: run test test-chart test-image image sbom dist check fmt lock tools dashboard bench eval fuzz audit train clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -77,6 +77,14 @@ bench: .venv/dev.stamp  ## everything in bench/ that needs no judge: tables, and
 	$(BIN)/python bench/overload.py --out bench/results/overload.json
 	$(BIN)/python bench/faults.py --out bench/results/faults.json
 	$(BIN)/python bench/soak.py --minutes $(or $(MINUTES),10) --out bench/results/soak.json
+
+MINUTES ?= 10
+fuzz: .venv/dev.stamp  ## feed decoders, normaliser and redaction mutated bytes: make fuzz MINUTES=10
+	$(BIN)/python tests/fuzz/run.py --minutes $(MINUTES)
+
+audit: .venv/run.stamp  ## ask the advisory database about every pinned dependency; fails where it cannot
+	$(PIP) install pip-audit
+	$(BIN)/python .ci/audit
 
 eval: .venv/run.stamp  ## run the labelled data through the real pipeline
 	$(BIN)/llmobs eval $${LLMOBS_DATA:-../shared/data}/*/*.jsonl.gz

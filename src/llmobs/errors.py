@@ -111,6 +111,35 @@ class MediaTypeUnsupported(Problem):
     title = "Unsupported media type"
 
 
+class EncodingUnsupported(Problem):
+    """The body is compressed. It is taken plain only, so that a small one cannot grow when unpacked."""
+
+    status = 415
+    slug = "encoding-unsupported"
+    title = "Unsupported content encoding"
+
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """What is taken instead (RFC 9110, 15.5.16)."""
+        return ((b"accept-encoding", b"identity"),)
+
+
+class PathTooLong(Problem):
+    """Path and query together are longer than allowed."""
+
+    status = 414
+    slug = "path-too-long"
+    title = "Path too long"
+
+
+class HeadersTooLarge(Problem):
+    """There are more header fields, or more bytes in them, than allowed."""
+
+    status = 431
+    slug = "headers-too-large"
+    title = "Header fields too large"
+
+
 class IdempotencyConflict(Problem):
     """The idempotency key was used before with another body."""
 

@@ -2,9 +2,12 @@
 
 import os
 import re
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from llmobs.errors import EncodingUnsupported, HeadersTooLarge, PathTooLong, Problem
+from llmobs.http.problems import problem_answer
 from llmobs.ids import new_request_id
 
 if TYPE_CHECKING:
@@ -25,6 +28,18 @@ if TYPE_CHECKING:
 SPAN = "llmobs.traceparent"
 """Where the scope holds the server span as `traceparent`, while traces are exported."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+MOST_HEADERS = 64
+MOST_HEADER_BYTES = 32_768
+"""Of names and values together; an identity provider's token takes a few thousand."""
+MOST_PATH_BYTES = 8_192
+"""Of path and query together."""
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+"""On every answer. TLS ends before the service, so Strict-Transport-Security is the proxy's to send."""
 _CALLER_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 
@@ -65,27 +80,23 @@ class Edge:
                 await refused(scope, receive, send)
                 return
         started = perf_counter()
-        caller_id = trace = b""
-        for name, value in scope["headers"]:
-            if name == b"x-request-id":
-                caller_id = value
-            elif name == b"traceparent":
-                trace = value
+        caller_id, trace, encoding, held = _looked_at(scope["headers"])
         request_id = caller_id if caller_id and _CALLER_ID.fullmatch(caller_id) else b""
         traceparent = scope.get(SPAN) or (_joined(trace) if trace else b"")
         line: dict[str, Any] = {}
         status = 500
         seconds = 0.0
+        quick, template = self._answered_here(scope, held, encoding)
         try:
             if quick is not None:
-                scope["path_template"] = scope["path"]
+                scope["path_template"] = template
                 answer = await quick(scope, receive, line)
                 request_id = request_id or _own_id(line)
                 answer.headers += _told(request_id, traceparent)
                 status = answer.status
                 # Before the answer leaves: who has it may look at /metrics the next moment.
                 seconds = perf_counter() - started
-                self._telemetry.request(scope["method"], scope["path"], status, seconds)
+                self._telemetry.request(_method(scope), template, status, seconds)
                 await answer(scope, receive, send)
                 return
             state: dict[str, Any] = scope.setdefault("state", {})
@@ -119,6 +130,15 @@ class Edge:
                 traceparent=traceparent,
             )
 
+    def _answered_here(
+        self, scope: "Scope", header_bytes: int, encoding: bytes
+    ) -> "tuple[Quick | None, str]":
+        """What answers in the framework's stead, if anything does, and the path to count it under."""
+        refusal = _refusal(scope, header_bytes, encoding)
+        if refusal is not None:
+            return partial(_refuse, refusal), "unmatched"
+        return (self._quick.get(scope["path"]) if scope["method"] == "POST" else None), scope["path"]
+
     def _finish(
         self,
         scope: "Scope",
@@ -132,7 +152,7 @@ class Edge:
     ) -> None:
         """One metric, unless it was `counted` (seconds) before, and one log line."""
         seconds = counted or perf_counter() - started
-        method = scope["method"] if scope["method"] in METHODS else "other"
+        method = _method(scope)
         path = scope.get("path_template") or "unmatched"
         if not counted:
             self._telemetry.request(method, path, status, seconds)
@@ -149,6 +169,45 @@ class Edge:
         self._log(told | line)
 
 
+def _looked_at(headers: "list[tuple[bytes, bytes]]") -> tuple[bytes, bytes, bytes, int]:
+    """The caller's id, its trace and the body's encoding, and the bytes of all headers, in one pass."""
+    caller_id = trace = encoding = b""
+    held = 0
+    for name, value in headers:
+        held += len(name) + len(value)
+        if name == b"x-request-id":
+            caller_id = value
+        elif name == b"traceparent":
+            trace = value
+        elif name == b"content-encoding":
+            encoding = value
+    return caller_id, trace, encoding, held
+
+
+def _refusal(scope: "Scope", header_bytes: int, encoding: bytes) -> Problem | None:
+    """What is refused before anything of the request is read."""
+    if len(scope["path"]) + len(scope.get("query_string", b"")) > MOST_PATH_BYTES:
+        return PathTooLong(f"Path and query may have {MOST_PATH_BYTES} bytes.")
+    if header_bytes > MOST_HEADER_BYTES or len(scope["headers"]) > MOST_HEADERS:
+        return HeadersTooLarge(
+            f"A request may have {MOST_HEADERS} header fields of {MOST_HEADER_BYTES} bytes."
+        )
+    if encoding and encoding.strip().lower() != b"identity":
+        return EncodingUnsupported("Send the body uncompressed.")
+    return None
+
+
+async def _refuse(problem: Problem, scope: "Scope", _: "Receive", line: dict[str, Any]) -> "JsonAnswer":
+    line["problem"] = problem.slug
+    return problem_answer(scope["path"][:200], problem)
+
+
+def _method(scope: "Scope") -> str:
+    """One of a few words: a metric's label must not grow with what strangers send."""
+    method: str = scope["method"]
+    return method if method in METHODS else "other"
+
+
 def _own_id(known: "dict[str, Any]") -> bytes:
     """A verdict's own id serves for its request as well."""
     return (known.get("verdict_id") or new_request_id()).encode()
@@ -156,7 +215,7 @@ def _own_id(known: "dict[str, Any]") -> bytes:
 
 def _told(request_id: bytes, traceparent: bytes) -> list[tuple[bytes, bytes]]:
     """Headers that every answer has."""
-    headers = [(b"x-request-id", request_id), (b"x-content-type-options", b"nosniff")]
+    headers = [(b"x-request-id", request_id), *SECURITY_HEADERS]
     if traceparent:
         headers.append((b"traceparent", traceparent))
     return headers
