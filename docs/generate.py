@@ -90,7 +90,7 @@ def evaluation() -> Iterator[str]:
 
 
 def learned() -> Iterator[str]:
-    """Before (rules alone, all rows) and after (the first 400 rows of a file), as `llmobs eval` said."""
+    """Before (rules alone, all rows) and after (the first 120 rows of a file), as `llmobs eval` said."""
     results = HERE.parent / "bench/results"
     before, default, thorough = (
         {
