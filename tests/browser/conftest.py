@@ -49,7 +49,9 @@ class Watched:
         assert self.page.evaluate("window.__ran") == []
 
 
-@pytest.fixture(scope="session")
+# Not for the session: while it is open, Playwright's own loop runs in this thread, and the
+# asynchronous tests that follow in the same process could not start theirs.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("no Chromium here: apt-get install chromium, or set LLMOBS_TEST_CHROMIUM")
