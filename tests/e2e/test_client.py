@@ -15,7 +15,9 @@ async def test_every_call_ends_in_a_verdict_or_a_typed_error(tmp_path: Path) -> 
     assert told.cut_off > 0
     assert told.neither == 0
     assert told.verdicts + sum(told.typed_errors.values()) == 1500
-    # How many get through depends on how busy the machine is; what does not must know why.
+    # How many get through in the overload depends on the machine (1,490 alone, 1,428 beside other
+    # tests); what does not must be told so by one of the answers that restarts and overload explain.
+    assert set(told.typed_errors) <= {"Unavailable", "DeadlinePassed", "Unreachable"}
     assert told.verdicts >= 1200
     assert told.rows_doubled == 0
     assert told.verdicts_without_row == 0
