@@ -1,12 +1,13 @@
 """What the workers of one `llmobs serve` share beside the database: a folder, and an end."""
 
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -14,7 +15,10 @@ SERVICE_DIR = "_LLMOBS_SERVICE_DIR"
 """Names the folder to the workers. No setting: the supervisor sets it and nobody else."""
 SUPERVISOR = "_LLMOBS_SUPERVISOR"
 """Process id of the supervisor, likewise."""
-_PR_SET_PDEATHSIG = 1
+GRACE = 10
+"""Seconds that a worker gets to end in order once its supervisor is gone."""
+LOOK_EVERY = 0.25
+"""Seconds between two looks at who the parent is."""
 
 
 @contextlib.contextmanager
@@ -43,13 +47,23 @@ def supervise() -> None:
 
 
 def end_with_supervisor(environ: Mapping[str, str]) -> None:
-    """Have the system send SIGTERM to this worker when its supervisor dies, however it dies.
+    """End this worker, as SIGTERM would, when its supervisor dies, however it dies.
 
     Else workers whose supervisor got `kill -9` would serve on, beside those of the next start.
+    What is still in flight `GRACE` seconds later is cut.
     """
     supervisor = environ.get(SUPERVISOR)
-    if supervisor is None or os.uname().sysname != "Linux":
+    if supervisor is None:
         return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != int(supervisor):  # it died before we could ask
         sys.exit("llmobs: the supervisor is gone")
+    threading.Thread(target=_watch, args=(int(supervisor),), name="supervisor", daemon=True).start()
+
+
+def _watch(supervisor: int) -> None:
+    while os.getppid() == supervisor:
+        time.sleep(LOOK_EVERY)
+    # The system's own end for a process that nobody handles SIGALRM in. No thread of ours would do:
+    # Granian can hang on a SIGTERM with the interpreter's lock held (its issue 875).
+    signal.alarm(GRACE)
+    os.kill(os.getpid(), signal.SIGTERM)
