@@ -149,9 +149,10 @@ class Journal:
         if self._promotion is not None:
             self._promotion.cancel()
             self._promotion = None
-        self._waiting += self._riders
-        self._riders.clear()
-        self._wake.set()
+        if self._riders or self._closing.is_set():
+            self._waiting += self._riders
+            self._riders.clear()
+            self._wake.set()
 
     async def _run(self) -> None:
         last = 0
@@ -166,7 +167,9 @@ class Journal:
                 batch += self._riders[:RIDERS]
                 del self._riders[:RIDERS]
             if not batch:
-                return
+                if self._closing.is_set():
+                    return
+                continue
             last, self._writing = size, len(batch)
             try:
                 await self._keep(batch)

@@ -8,9 +8,11 @@ from support.store import Heard, make_record
 
 from llmobs.domain.access import EVERYTHING
 from llmobs.domain.record import Record
+from llmobs.domain.urgency import CAN_WAIT
 from llmobs.errors import Overloaded, RecordUnavailable
 from llmobs.settings import Settings
 from llmobs.store.database import Database, RowRefused
+from llmobs.store.journal import RIDE_SECONDS
 from llmobs.store.store import Kept, Store
 
 BODY, OTHER_BODY = b"\1" * 32, b"\2" * 32
@@ -51,6 +53,20 @@ async def test_a_caller_who_leaves_harms_nobody(store: Store) -> None:
     assert await store.append(make_record()) == Kept(recorded=True)
     written = {row.request_id for row in await store.recent(EVERYTHING, 50)}
     assert {record.request_id for record in given[1::2]} <= written
+
+
+async def test_the_writer_goes_on_after_what_waited_for_a_ride_had_one(store: Store, heard: Heard) -> None:
+    async def item() -> Kept:
+        CAN_WAIT.set(True)  # of this task
+        return await store.append(make_record())
+
+    assert await store.append(make_record()) == Kept(recorded=True)
+    single, ridden = await asyncio.gather(store.append(make_record()), asyncio.create_task(item()))
+    assert single == ridden == Kept(recorded=True)
+    assert heard.batches == [1, 2]
+    await asyncio.sleep(2 * RIDE_SECONDS)  # nobody waits when the ride's time is up
+    async with asyncio.timeout(5):
+        assert await store.append(make_record()) == Kept(recorded=True)
 
 
 async def test_more_than_may_wait_is_overload_at_once(settings: Settings, heard: Heard) -> None:
