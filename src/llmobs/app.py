@@ -6,7 +6,7 @@ import gc
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -40,6 +40,7 @@ from llmobs.http.edge import Edge
 from llmobs.http.problems import EXCEPTION_HANDLERS
 from llmobs.http.schemas import Check
 from llmobs.http.services import Services
+from llmobs.lifecycle import Lifecycle
 from llmobs.policies import PolicyBook, classes_by_example, policy_book, policy_deeds, shared_policies
 from llmobs.remembered import Remembered
 from llmobs.screen import Journal, Screen
@@ -252,6 +253,7 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
     """The ASGI application. `llmobs serve` calls it in every worker."""
     settings = settings or load_settings(os.environ)
     end_with_supervisor(os.environ)
+    lifecycle = Lifecycle(settings, os.environ)
     request_log = configure_logs(settings.log_level, settings.log_format)
     rules = rule_book(settings.rules_path, settings.excluded_rules)
     policies = policy_book(
@@ -320,14 +322,12 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
                 for status in await judge.judge.probe():
                     level = log.info if status.ok else log.warning
                     level("judge", provider=status.name, model=status.model, detail=status.detail)
-            task = loop.create_task(background.run())
-            task.add_done_callback(_tell)
-            _give_back()
             try:
-                yield
+                async with _beside(background.run(), lifecycle.watch()):
+                    lifecycle.start()
+                    _give_back()
+                    yield
             finally:
-                task.cancel()
-                await asyncio.wait([task])
                 await door.limiter.close()
         # What waits to be exported may take the exporter's whole timeout.
         await asyncio.to_thread(telemetry.close)
@@ -348,12 +348,20 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
         books=books,
         rules=rules,
         policies=policies,
+        lifecycle=lifecycle,
         checks=checks,
     )
     app = _litestar(services, lifespan)
     # With CORS the framework has a part in every answer.
     quick = {} if settings.cors else dict.fromkeys(detect.PATHS, detect.quick_detect(services))
-    edge = Edge(cast(Any, app), telemetry, request_log, quick, detect.shedding(services.admission))
+    edge = Edge(
+        cast(Any, app),
+        telemetry,
+        request_log,
+        quick,
+        detect.shedding(services.admission),
+        lifecycle=lifecycle,
+    )
     return edge if tracing is None else TracedEdge(edge, tracing.tracer)
 
 
@@ -435,13 +443,8 @@ async def _gauges_shown(telemetry: Telemetry) -> AsyncIterator[None]:
             telemetry.publish_gauges()
             await asyncio.sleep(GAUGE_SECONDS)
 
-    task = asyncio.create_task(publish())
-    task.add_done_callback(_tell)
-    try:
+    async with _beside(publish()):
         yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
 
 
 def _remembered(
@@ -496,12 +499,25 @@ def _traced(
 
 
 async def _store_checks(store: Store) -> tuple[Check, Check]:
+    """A database that was there and goes away takes no worker out of service that can do without.
+
+    It is the same database for all of them: each would turn unready, and nobody would be left to answer.
+    """
     try:
         await store.ping()
         at_head = await store.is_at_head()
     except StoreUnavailable as error:
-        away = Check(name="database", ok=False, detail=str(error))
-        return away, Check(name="migrations", ok=False, detail="unknown: the database does not answer")
+        required = not store.does_without
+        detail = str(error) if required else f"{error}; requests are answered without it"
+        return (
+            Check(name="database", ok=False, detail=detail, required=required),
+            Check(
+                name="migrations",
+                ok=False,
+                detail="unknown: the database does not answer",
+                required=required,
+            ),
+        )
     return (
         Check(name="database", ok=True, detail="answers"),
         Check(name="migrations", ok=at_head, detail="at head" if at_head else "behind; run: llmobs migrate"),
@@ -561,6 +577,20 @@ def _ages(settings: Settings, canaries: Canaries) -> list[tuple[tuple[str], floa
         for labels, age in canaries.ages()
         if (settings.canary_judge_seconds if labels == (str(JUDGE_TIER),) else settings.canary_seconds)
     ]
+
+
+@asynccontextmanager
+async def _beside(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Work that goes on during the block and is cancelled at its end."""
+    tasks = [asyncio.create_task(one) for one in work]
+    for task in tasks:
+        task.add_done_callback(_tell)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 def _tell(task: asyncio.Task[None]) -> None:

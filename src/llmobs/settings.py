@@ -87,6 +87,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api_host: Annotated[str, Meta(description="Address to listen on.")] = "127.0.0.1"
     api_port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on.")] = 8000
     api_workers: Annotated[int, Meta(ge=1, le=64, description="Worker processes.")] = 1
+    drain_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=3600,
+            description="After SIGTERM, how long `/health/ready` answers 503 while requests are still taken, so that "
+            "balancers send them elsewhere; then what is under way is answered. SIGINT or a second SIGTERM: no wait.",
+        ),
+    ] = 5.0
+    recycle_requests: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Requests after which a worker is replaced by a new one (a tenth more or less, so that "
+            "workers take turns); 0: never.",
+        ),
+    ] = 0
+    recycle_megabytes: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Resident memory, in 10^6 bytes, past which a worker is replaced; there is room to be for two "
+            "meanwhile. 0: never.",
+        ),
+    ] = 0.0
     log_level: Annotated[
         str, Meta(pattern="^(debug|info|warning|error)$", description="`debug`, `info`, `warning`, `error`.")
     ] = "info"

@@ -47,7 +47,7 @@ def supervise() -> None:
 
 
 def end_with_supervisor(environ: Mapping[str, str]) -> None:
-    """End this worker, as SIGTERM would, when its supervisor dies, however it dies.
+    """End this worker, as SIGINT would, when its supervisor dies, however it dies.
 
     Else workers whose supervisor got `kill -9` would serve on, beside those of the next start.
     What is still in flight `GRACE` seconds later is cut.
@@ -66,4 +66,5 @@ def _watch(supervisor: int) -> None:
     # The system's own end for a process that nobody handles SIGALRM in. No thread of ours would do:
     # Granian can hang on a SIGTERM with the interpreter's lock held (its issue 875).
     signal.alarm(GRACE)
-    os.kill(os.getpid(), signal.SIGTERM)
+    # SIGINT ends it without `LLMOBS_DRAIN_SECONDS`: nobody supervises what it would still take.
+    os.kill(os.getpid(), signal.SIGINT)

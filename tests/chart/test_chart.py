@@ -24,6 +24,7 @@ from support.helm import (
 )
 
 from llmobs import __version__
+from llmobs.serve import SPARE_SECONDS
 from llmobs.settings import Settings, env_name, load_settings
 
 pytestmark = pytest.mark.timeout(240)
@@ -213,6 +214,10 @@ def test_the_schema_refuses(values: dict[str, Any], told: str) -> None:
         ({"ingress": {"enabled": True}}, "strangers could call it"),
         ({"service": {"type": "LoadBalancer"}}, "strangers could call it"),
         ({"httpRoute": {"enabled": True}, "config": {"LLMOBS_AUTH_NONE_ANYWHERE": True}}, "name the Gateway"),
+        ({"terminationGracePeriodSeconds": 54}, "a pod needs 55 to end"),
+        ({"preStopSeconds": 16}, "a pod needs 61 to end"),
+        ({"config": {"LLMOBS_DRAIN_SECONDS": 11}}, "a pod needs 61 to end"),
+        ({"config": {"LLMOBS_REQUEST_TIMEOUT_SECONDS": 35.5}}, "a pod needs 61 to end"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -352,7 +357,9 @@ def test_a_sqlite_file_is_never_opened_by_two_pods() -> None:
 def test_a_pod_answers_on_while_routers_learn_of_its_end() -> None:
     spec = only(render(EXTERNAL), "Deployment")["spec"]["template"]["spec"]
     assert spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "10"]
-    assert spec["terminationGracePeriodSeconds"] >= 10 + 30 + 5  # and requests under way have 30 s
+    own = Settings()
+    wanted = 10 + own.drain_seconds + own.request_timeout_seconds + SPARE_SECONDS
+    assert spec["terminationGracePeriodSeconds"] >= wanted
 
 
 def test_a_changed_setting_is_a_changed_pod_and_a_changed_rule_is_not() -> None:

@@ -35,6 +35,7 @@ class Server:
         self._env = {k: v for k, v in os.environ.items() if not k.startswith("LLMOBS_")} | {
             "DATABASE_URL": database,
             "API_PORT": str(self.port),
+            "LLMOBS_DRAIN_SECONDS": "0",
             **more,
         }
         self.process: subprocess.Popen[bytes] | None = None

@@ -458,6 +458,66 @@ async def terminated(ground: Ground) -> Row:
     return await ground.account_postgres(load, url, "exit status 0")
 
 
+@scenario("SIGTERM under load, drained")
+async def drained(ground: Ground) -> Row:
+    """Not ready at once, all requests answered for as long as the drain takes, then the end."""
+    service, url = await _served(ground, LLMOBS_DRAIN_SECONDS="4")
+    load = Load(lambda _: service.port)
+    running = asyncio.create_task(load.run())
+    await load.reach(ground.wanted, 60)
+    assert service.process is not None
+    service.process.terminate()
+    ends = time.monotonic() + 2
+    while await asyncio.to_thread(service.status, "/health/ready") != 503:
+        if time.monotonic() > ends:
+            raise AssertionError("ready after SIGTERM")
+    meanwhile = len(load.acknowledged)
+    await asyncio.sleep(2)
+    load.stop()
+    await running
+    meanwhile = len(load.acknowledged) - meanwhile
+    status = await asyncio.to_thread(service.process.wait, 30)
+    if load.errors or meanwhile < ground.wanted // 10 or status:
+        raise AssertionError(f"{load.errors}, {meanwhile} while draining, exit status {status}")
+    return await ground.account_postgres(
+        load, url, f"not ready at once, {meanwhile} acknowledged all the same, exit status 0"
+    )
+
+
+async def _replaced(ground: Ground, **more: str) -> Row:
+    """Load goes on until some workers were replaced; no client may have seen an error."""
+    service, url = await _served(ground, **more)
+    load = Load(lambda _: service.port)
+    running = asyncio.create_task(load.run())
+    seen = set(service.workers())
+    at_first = len(seen)
+    ends = time.monotonic() + 90
+    while len(seen) < at_first + 3 or len(load.acknowledged) < ground.wanted:
+        if time.monotonic() > ends:
+            raise AssertionError(f"workers {seen}, {len(load.acknowledged)} acknowledged: {service.log()}")
+        await asyncio.sleep(0.1)
+        seen |= set(service.workers())
+    load.stop()
+    await running
+    if load.errors:
+        raise AssertionError(f"{load.errors}: {service.log()}")
+    counted = await asyncio.to_thread(service.get, "/metrics")
+    wanted = f'http_requests_total{{method="POST",path="/v1/detect",status="200"}} {load.sent}.0'
+    if wanted not in counted:
+        raise AssertionError(f"{wanted} is not what /metrics says")
+    return await ground.account_postgres(load, url, f"{len(seen) - at_first} workers replaced")
+
+
+@scenario("worker replaced every 300 requests")
+async def replaced_alone(ground: Ground) -> Row:
+    return await _replaced(ground, LLMOBS_RECYCLE_REQUESTS="300")
+
+
+@scenario("two workers replaced for their memory")
+async def replaced_beside(ground: Ground) -> Row:
+    return await _replaced(ground, LLMOBS_RECYCLE_MEGABYTES="50", API_WORKERS="2")
+
+
 @scenario("kill -9 of one of two workers")
 async def worker_killed(ground: Ground) -> Row:
     service, url = await _served(ground, API_WORKERS="2")

@@ -179,6 +179,7 @@ class Service:
             "LLMOBS_SPOOL_DIR": str(folder / "spool"),
             "LLMOBS_SQLITE_SYNCHRONOUS": "normal",
             "API_PORT": str(self.port),
+            "LLMOBS_DRAIN_SECONDS": "0",
             **environ,
         }
         self.llmobs = str(Path(os.sys.executable).parent / "llmobs")  # type: ignore[attr-defined]

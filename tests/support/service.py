@@ -42,6 +42,7 @@ class Service:
             "DATABASE_URL": database,
             "API_PORT": str(self.port),
             "LLMOBS_SPOOL_DIR": str(folder / f"{name}-spool"),
+            "LLMOBS_DRAIN_SECONDS": "0",
             **more,
         }
         self.process: subprocess.Popen[bytes] | None = None

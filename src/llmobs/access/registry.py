@@ -11,7 +11,7 @@ from llmobs.domain.access import Client, Key, Scope, View
 from llmobs.domain.audit import Deed, deed
 from llmobs.errors import EntryConflict, EntryUnknown, ValueRefused
 from llmobs.store import audit, clients
-from llmobs.store.database import Database, RowRefused
+from llmobs.store.database import Database, RowRefused, retried
 
 CLIENT_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 LONGEST_NAME = 200
@@ -71,6 +71,7 @@ class Registry:
             raise _no_client(client_id)
         return found[0]
 
+    @retried
     async def create_client(
         self,
         client_id: str,
@@ -106,6 +107,7 @@ class Registry:
         self._changed(None)
         return made
 
+    @retried
     async def change_client(self, client_id: str, change: ClientChange, *, by: str = COMMAND_LINE) -> Client:
         """Change a client; its keys feel it at once here, and elsewhere when they are next looked up."""
         try:
@@ -127,6 +129,7 @@ class Registry:
         async with self._database.transaction() as connection:
             return await clients.keys(connection, view, client_id)
 
+    @retried
     async def create_key(
         self,
         client_id: str,
@@ -163,6 +166,7 @@ class Registry:
             await audit.append(connection, _key_deed(by, "key.create", made.key))
         return made
 
+    @retried
     async def rotate_key(self, view: View, key_id: str, *, overlap: timedelta, by: str) -> Made:
         """Make a key like this one, which works on for the overlap and no longer.
 
@@ -200,6 +204,7 @@ class Registry:
         self._changed(key_id)
         return made
 
+    @retried
     async def revoke_key(self, view: View, key_id: str, *, by: str = COMMAND_LINE) -> Key:
         """Void a key for good."""
         async with self._database.transaction() as connection:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from llmobs.http.responses import JsonAnswer
+    from llmobs.lifecycle import Lifecycle
     from llmobs.telemetry.instruments import Telemetry
     from llmobs.telemetry.logs import RequestLog
 
@@ -58,12 +59,15 @@ class Edge:
         log: "RequestLog",
         quick: "Mapping[str, Quick] | None" = None,
         shed: "Callable[[str], JsonAnswer | None]" = lambda _: None,
+        *,
+        lifecycle: "Lifecycle | None" = None,
     ) -> None:
         self._app = app
         self._telemetry = telemetry
         self._log = log
         self._shed = shed
         """Answers the refusal of a quick request while there is too much to do."""
+        self._lifecycle = lifecycle
         self._quick = dict(quick or {})
         """POST paths that are answered here: the framework's way to a handler costs more than tier 1."""
 
@@ -71,6 +75,10 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if self._lifecycle is not None:
+            self._lifecycle.requests += 1
+            if self._lifecycle.parting and not scope["http_version"].startswith("2"):
+                send = _ending(send)
         quick = self._quick.get(scope["path"]) if scope["method"] == "POST" else None
         if quick is not None:
             refused = self._shed(scope["path"])
@@ -167,6 +175,17 @@ class Edge:
             told["trace_id"] = traceparent[3:35].decode()
             told["span_id"] = traceparent[36:52].decode()
         self._log(told | line)
+
+
+def _ending(send: "Send") -> "Send":
+    """Answers that end their connection: the caller opens its next one where there is somebody to stay."""
+
+    async def sending(message: "Message") -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+        await send(message)
+
+    return sending
 
 
 def _looked_at(headers: "list[tuple[bytes, bytes]]") -> tuple[bytes, bytes, bytes, int]:

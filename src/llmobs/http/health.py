@@ -12,6 +12,7 @@ from llmobs.domain.traffic import TrafficView, judge_traffic
 from llmobs.errors import StoreUnavailable
 from llmobs.http.access import needs, principal_of
 from llmobs.http.schemas import (
+    Check,
     ClassPrecision,
     Health,
     Liveness,
@@ -77,7 +78,11 @@ async def live() -> Response[bytes]:
 
 @get("/health/ready", opt=needs(Need.PUBLIC))
 async def ready(request: AnyRequest) -> Response[bytes]:
-    """Whether requests may be sent here: rules and policies loaded, database answering, at head."""
+    """Whether requests may be sent here: not while shutting down, nor with anything required amiss."""
+    if services(request).lifecycle.on_notice:
+        # Said at once: the other checks may wait for a database, and nothing that they say would matter.
+        ending = Check(name="lifecycle", ok=False, detail="shutting down; requests are still answered")
+        return _json(Readiness(ready=False, checks=(ending,)), 503)
     checks = await services(request).checks()
     is_ready = all(check.ok or not check.required for check in checks)
     return _json(Readiness(ready=is_ready, checks=checks), 200 if is_ready else 503)

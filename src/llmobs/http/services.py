@@ -15,6 +15,7 @@ from llmobs.detect.tier1_patterns.book import RuleBook
 from llmobs.domain.access import View
 from llmobs.http.admission import Admission
 from llmobs.http.schemas import Check
+from llmobs.lifecycle import Lifecycle
 from llmobs.policies import PolicyBook
 from llmobs.screen import Screen
 from llmobs.settings import Settings
@@ -55,6 +56,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     books: tuple[Book[Any], ...]
     rules: RuleBook
     policies: PolicyBook
+    lifecycle: Lifecycle
     checks: Callable[[], Awaitable[tuple[Check, ...]]]
     """The conditions of readiness, tried now."""
 

@@ -6,7 +6,7 @@ from functools import lru_cache
 from sqlalchemy import TextClause, text
 
 from llmobs.domain.allowance import AHEAD_SHARE, BURST, HOUR, Ask, Grant, Window, settle
-from llmobs.store.database import Database
+from llmobs.store.database import Database, retried
 
 
 class DatabaseAllowances:
@@ -16,6 +16,7 @@ class DatabaseAllowances:
         self._database = database
         self._is_postgres = database.engine.dialect.name == "postgresql"
 
+    @retried
     async def take(self, ask: Ask) -> Grant:
         """Give what is left, as `settle` says; the row's lock keeps two who ask apart."""
         # The database's clock, where it has one that all replicas share.

@@ -7,7 +7,7 @@ from sqlalchemy import LargeBinary, Row, Select, cast, delete, false, insert, se
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmobs.domain.audit import START, Deed, Entry, Verified, digest_of, first_fault
-from llmobs.store.database import Database, without_nul
+from llmobs.store.database import Database, retried, without_nul
 from llmobs.store.records import cursor_of
 from llmobs.store.tables import audit_log
 
@@ -70,11 +70,13 @@ class Audit:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @retried
     async def tell(self, done: Deed) -> None:
         """Add a deed that has no transaction of its own."""
         async with self._database.transaction() as connection:
             await append(connection, done)
 
+    @retried
     async def tell_if_new(self, *deeds: Deed) -> int:
         """Add those whose details differ from the latest on their target. How many that were."""
         async with self._database.transaction() as connection:

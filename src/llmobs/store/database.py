@@ -1,11 +1,13 @@
 """Engines and transactions for SQLite and PostgreSQL."""
 
 import asyncio
+import random
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 from sqlalchemy import NullPool, event, make_url, text
@@ -25,10 +27,14 @@ DRIVERS = {
     "postgresql+asyncpg": "postgresql+asyncpg",
 }
 
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
 NUL, SHOWN_NUL = "\x00", "\N{SYMBOL FOR NULL}"
 """PostgreSQL cannot hold U+0000 in text, so it is stored as its symbol, on both databases."""
 _ESCAPED_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 """The escape in JSON text; after an odd number of backslashes `u0000` is plain text."""
+PAUSES = (0.005, 0.02, 0.08)
+"""Seconds before another try at a transaction that the database undid; then it counts as away."""
 MIGRATION_WAIT_SECONDS = 60.0
 """How long one upgrade waits for another."""
 
@@ -112,6 +118,10 @@ class Disconnected(StoreUnavailable):
     """The connection broke. A pooled one may have been dead for long, so another may work."""
 
 
+class Transient(StoreUnavailable):
+    """The database undid the transaction for the sake of another; the same again may go through."""
+
+
 @contextmanager
 def told_plainly() -> Iterator[None]:
     """Drivers' errors leave as StoreUnavailable, or as RowRefused when the data are at fault."""
@@ -125,6 +135,8 @@ def told_plainly() -> Iterator[None]:
         reason = _reason(error)
         if error.connection_invalidated:
             raise Disconnected(reason) from None
+        if undone(getattr(error.orig, "sqlstate", None)):
+            raise Transient(reason) from None
         raise (RowRefused(reason) if _row_at_fault(error) else StoreUnavailable(reason)) from None
 
 
@@ -139,6 +151,34 @@ def _row_at_fault(error: DBAPIError) -> bool:
 def row_at_fault(state: str | None) -> bool:
     """Whether a PostgreSQL error code blames the row: bad data, broken constraint, over a limit."""
     return state is not None and state[:2] in {"22", "23", "54"}
+
+
+def undone(state: str | None) -> bool:
+    """Whether a PostgreSQL error code says that a conflict undid the transaction: serialisation, deadlock."""
+    return state in {"40001", "40P01"}
+
+
+async def again(work: Callable[[], Awaitable[Found]]) -> Found:
+    """What `work` answers, with a few more tries while it fails as Transient. It is one whole transaction."""
+    for pause in PAUSES:
+        try:
+            return await work()
+        except Transient:
+            # Not all at the same time: they would be in each other's way once more.
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
+    return await work()
+
+
+def retried(
+    method: Callable[Given, Coroutine[Any, Any, Found]],
+) -> Callable[Given, Coroutine[Any, Any, Found]]:
+    """For a method that is one whole transaction and what follows from it: called by way of `again`."""
+
+    @wraps(method)
+    async def tried(*arguments: Given.args, **named: Given.kwargs) -> Found:
+        return await again(lambda: method(*arguments, **named))
+
+    return tried
 
 
 def _reason(error: DBAPIError) -> str:

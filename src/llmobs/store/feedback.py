@@ -12,7 +12,7 @@ from llmobs.domain.access import View
 from llmobs.domain.feedback import FLAGGED, Judged, KeptOpinion, LabelledText, Opinion, Tally
 from llmobs.domain.risk import Action
 from llmobs.domain.subject import Kind
-from llmobs.store.database import Database, without_nul
+from llmobs.store.database import Database, retried, without_nul
 from llmobs.store.records import cursor_of
 from llmobs.store.tables import detection_logs, feedback
 from llmobs.store.tenancy import visible
@@ -58,6 +58,7 @@ class Opinions:
             failure_class=row.failure_class,
         )
 
+    @retried
     async def keep(self, opinion: Opinion) -> tuple[KeptOpinion, bool]:
         """Write an opinion, in place of an earlier one on the verdict. As kept, and whether it is new."""
         values = msgspec.structs.asdict(opinion)

@@ -18,7 +18,7 @@ from llmobs.domain.urgency import CAN_WAIT
 from llmobs.errors import Overloaded, RecordUnavailable, StoreUnavailable
 from llmobs.settings import Settings, StoreOnFailure
 from llmobs.store.backlog import Backlog
-from llmobs.store.database import Disconnected, RowRefused
+from llmobs.store.database import Disconnected, RowRefused, again
 from llmobs.store.spool import Spool, SpoolFull
 
 log = structlog.get_logger("llmobs.journal")
@@ -218,9 +218,9 @@ class Journal:
         started = perf_counter()
         try:
             try:
-                lost = await self._write(records)
+                lost = await again(lambda: self._write(records))
             except Disconnected:
-                lost = await self._write(records)
+                lost = await again(lambda: self._write(records))
         except StoreUnavailable as error:
             self._away = True
             self._retry_at = loop.time() + RETRY_SECONDS

@@ -14,6 +14,7 @@ import uuid
 import zlib
 from collections.abc import Generator, Sequence
 from pathlib import Path
+from time import monotonic
 
 import msgspec
 import structlog
@@ -27,6 +28,10 @@ _HEAD = struct.Struct(">4sII")
 _READ_BYTES = 1 << 20
 SUFFIX = ".spool"
 REJECTED = ".rejected"
+ROOM_SHARE = 0.95
+"""So full may the file be before no more requests are asked for."""
+REFUSED_SECONDS = 10.0
+"""So long after a refusal likewise: what comes later may find that the disk has room again."""
 
 # JSON and not MessagePack: a caller's context may hold integers beyond 64 bits.
 _encode = msgspec.json.Encoder().encode
@@ -44,6 +49,14 @@ class Spool:
         self._folder = folder
         self._max_bytes = max_bytes
         self._file: SpoolFile | None = None
+        self._refused_at = -REFUSED_SECONDS
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it may be expected to take more; after a refusal that is to be seen some time later."""
+        if monotonic() - self._refused_at < REFUSED_SECONDS:
+            return False
+        return self.size < ROOM_SHARE * self._max_bytes
 
     @property
     def size(self) -> int:
@@ -59,12 +72,14 @@ class Spool:
         """Keep records; returns once they are on disk. SpoolFull when they do not fit."""
         frames = as_frames(records)
         if self.size + len(frames) > self._max_bytes:
+            self._refused_at = monotonic()
             raise SpoolFull(f"{self.size} of {self._max_bytes} bytes used")
         try:
             if self._file is None:
                 self._file = _created(self._folder)
             self._file.append(frames)
         except OSError as error:
+            self._refused_at = monotonic()
             raise SpoolFull(type(error).__name__) from None
 
     def orphans(self) -> Generator["SpoolFile", None, None]:

@@ -10,9 +10,9 @@ import msgspec
 from llmobs.domain.access import Client, HeldKey, View
 from llmobs.domain.record import Record
 from llmobs.errors import RecordUnavailable, StoreUnavailable
-from llmobs.settings import Settings
+from llmobs.settings import Settings, StoreOnFailure
 from llmobs.store import clients, judgements, records
-from llmobs.store.database import Database
+from llmobs.store.database import Database, retried
 from llmobs.store.journal import Journal, Observer
 from llmobs.store.migrate import head, revision_of, serves
 from llmobs.store.records import LogFilter, LoggedRecord, TierCounts
@@ -41,6 +41,8 @@ class Store:
         self._spool = Spool(Path(settings.spool_dir), settings.spool_max_bytes)
         self._journal = Journal(settings, self._write, self._spool, observer)
         self._head = head()
+        self._was_at_head = False
+        self._on_failure = settings.store_on_failure
         self._summaries = Summaries()
 
     async def __aenter__(self) -> Self:
@@ -140,6 +142,7 @@ class Store:
         async with self._database.transaction() as connection:
             return await self._summaries.read(connection, view, span, now)
 
+    @retried
     async def snapshot(self, figures: TierCounts, *, is_healthy: bool, message: str) -> None:
         """Write the figures of this moment to `system_metrics`."""
         async with self._database.transaction() as connection:
@@ -162,6 +165,7 @@ class Store:
         async with self._database.transaction() as connection:
             return await judgements.first_of(connection, keys, datetime.now(UTC))
 
+    @retried
     async def keep_judgement(self, key: str, value: bytes, expires_at: datetime) -> None:
         """Keep a decision of the judge, replacing an older one under the key."""
         async with self._database.transaction() as connection:
@@ -188,6 +192,7 @@ class Store:
             found = await clients.all_clients(connection, client_id)
             return (found[0], await clients.sees(connection, client_id)) if found else None
 
+    @retried
     async def touch_keys(self, used: Mapping[str, datetime]) -> None:
         """Write when keys were last used."""
         if used:
@@ -201,4 +206,17 @@ class Store:
     async def is_at_head(self) -> bool:
         """Whether the schema is the newest, or that of a later release."""
         async with self._database.transaction() as connection:
-            return serves(await revision_of(connection), self._head)
+            found = serves(await revision_of(connection), self._head)
+        self._was_at_head = self._was_at_head or found
+        return found
+
+    @property
+    def does_without(self) -> bool:
+        """Whether requests can be answered now with no database: it was there, and another way is open."""
+        match self._on_failure:
+            case StoreOnFailure.SPOOL:
+                return self._was_at_head and self._spool.has_room
+            case StoreOnFailure.ANSWER:
+                return self._was_at_head
+            case StoreOnFailure.REFUSE:
+                return False

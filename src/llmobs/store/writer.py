@@ -22,9 +22,11 @@ from llmobs.store.database import (
     Database,
     Disconnected,
     RowRefused,
+    Transient,
     prepare_sqlite,
     row_at_fault,
     told_plainly,
+    undone,
 )
 from llmobs.store.records import COLUMNS, row_of
 from llmobs.store.tables import detection_logs
@@ -42,8 +44,8 @@ class Writer(Protocol):
     async def write(self, records: Sequence[Record]) -> None:
         """All of them, in one transaction; a record that is there already is left as it is.
 
-        StoreUnavailable, Disconnected when another connection may work, RowRefused when the
-        database refuses what a row holds; then none is written.
+        StoreUnavailable, Disconnected when another connection may work, Transient when the same again
+        may go through, RowRefused when the database refuses what a row holds; then none is written.
         """
 
     async def close(self) -> None:
@@ -201,6 +203,8 @@ class PostgresWriter:
         except BaseException as error:
             if isinstance(error, asyncpg.DataError) or row_at_fault(getattr(error, "sqlstate", None)):
                 raise RowRefused(type(error).__name__) from None
+            if undone(getattr(error, "sqlstate", None)):
+                raise Transient(type(error).__name__) from None  # the connection is as good as before
             # Whatever state the connection is in, the next batch gets a new one.
             broken, self._connection = self._connection, None
             if broken is not None:

@@ -64,6 +64,20 @@ sqlite
 {{- end -}}
 {{- end -}}
 
+{{- /* What a pod goes through at its end must fit; the defaults are those of docs/settings.md. */ -}}
+{{- define "llmobs.grace" -}}
+{{- $drain := 5.0 -}}
+{{- if hasKey .Values.config "LLMOBS_DRAIN_SECONDS" -}}
+{{- $drain = float64 .Values.config.LLMOBS_DRAIN_SECONDS -}}
+{{- end -}}
+{{- $request := float64 (default 30 .Values.config.LLMOBS_REQUEST_TIMEOUT_SECONDS) -}}
+{{- $needed := int (ceil (addf .Values.preStopSeconds $drain $request 10)) -}}
+{{- if lt (int .Values.terminationGracePeriodSeconds) $needed -}}
+{{- fail (printf "terminationGracePeriodSeconds is too short: a pod needs %d to end (preStopSeconds, LLMOBS_DRAIN_SECONDS, LLMOBS_REQUEST_TIMEOUT_SECONDS and 10)" $needed) -}}
+{{- end -}}
+{{- .Values.terminationGracePeriodSeconds -}}
+{{- end -}}
+
 {{- define "llmobs.migrate" -}}
 {{- if ne .Values.database.migrate "auto" -}}
 {{- if and (eq .Values.database.migrate "hook") (ne (include "llmobs.database" .) "external") -}}
@@ -230,7 +244,7 @@ spec:
   automountServiceAccountToken: false
   # Or else Kubernetes adds LLMOBS_SERVICE_HOST and the like, and unknown LLMOBS_* settings are refused.
   enableServiceLinks: false
-  terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
+  terminationGracePeriodSeconds: {{ include "llmobs.grace" . }}
   securityContext:
     {{- toYaml .Values.podSecurityContext | nindent 4 }}
   {{- with include "llmobs.placement" . | trim }}
