@@ -101,6 +101,7 @@ train: .venv/run.stamp  ## train the shipped models from the data folder (hours 
 	$(TRAIN) -m encoder.fit $(ARGS) --out $(abspath $(TRAINED))/singles --fold 3
 	$(TRAIN) lexical.py --data $(abspath $(DATA)) --out $(abspath $(TRAINED))/lexical --fold 3
 	$(TRAIN) assemble.py $(ARGS) --trained $(abspath $(TRAINED)) --out $(abspath $(HEADS)) base
+	$(TRAIN) topic.py --data $(abspath $(DATA)) --base $(abspath $(HEADS))/base --out $(abspath $(HEADS))
 	$(TRAIN) grounded.py --data $(abspath $(DATA)) --base $(abspath $(HEADS))/base --out $(abspath $(TRAINED))/grounded
 	$(TRAIN) assemble.py $(ARGS) --trained $(abspath $(TRAINED)) --out $(abspath $(HEADS)) single base lexical
 

@@ -26,7 +26,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 from encoder.bert import Encoder, load_base
-from encoder.export import export, export_tokens, quantise
+from encoder.export import export, export_tokens, quantise, without_words
 from encoder.fit import tokenizer, windows
 from encoder.folds import FOLDS
 from encoder.heads import Heads
@@ -232,7 +232,7 @@ def single(said: argparse.Namespace) -> None:
     ]
     write(
         said.out / "singles",
-        {"encoder.onnx": content, "tokenizer.json": slim_tokenizer(said.base)},
+        {"encoder.onnx": shared(said, content), "tokenizer.json": slim_tokenizer(said.base)},
         {"window": 126, "stride": 96, "heads": heads, "probes": probes, "training": told(rows)},
     )
 
@@ -318,15 +318,27 @@ def base(said: argparse.Namespace) -> None:
         probes.append({"text": text, "vector": [round(float(v), 4) for v in vector]})
     print("int8 against fp32, cosine of text vectors: mean", np.mean(close), "worst", min(close))
     weighings = said.trained / "grounded" / "weighings.json"
+    bare, table = without_words(content)
+    held = io.BytesIO()
+    np.save(held, table)
+    write(said.out / "words", {"words.npy": held.getvalue()}, {"training": told([])})
     write(
         said.out / "base",
-        {"encoder.onnx": content, "tokenizer.json": slim_tokenizer(said.base)},
+        {"encoder.onnx": bare, "tokenizer.json": slim_tokenizer(said.base)},
         {
             "probes": probes,
             **(json.loads(weighings.read_text()) if weighings.exists() else {}),
             "training": told([]),
         },
     )
+
+
+def shared(said: argparse.Namespace, content: bytes) -> bytes:
+    """The graph without its word table, which must be the one that was written with the base."""
+    bare, table = without_words(content)
+    if not np.array_equal(table, np.load(said.out / "words" / "words.npy")):
+        raise SystemExit("the word table has changed in training: it must ship with its graph")
+    return bare
 
 
 def tokens_of(session: ort.InferenceSession, ids: list[int]) -> np.ndarray:

@@ -33,8 +33,14 @@ from llmobs.detect.tier2_encoder.grounded import (
     claims,
     relevance_features,
 )
+from llmobs.detect.tier2_encoder.words import load_words
 
 CONTRADICTED, NOT_SUPPORTED, SUPPORTED = 2, 1, 0
+
+
+def served(base: Path) -> Embedder:
+    """The base encoder as the service loads it."""
+    return Embedder(Artefacts(base), load_words(Artefacts(base.parent / "words")))
 
 
 def measure(data: Path, own: Path, embedder: Embedder, rows_a_source: int) -> dict[str, np.ndarray]:
@@ -184,7 +190,7 @@ def main() -> None:
     said.out.mkdir(parents=True, exist_ok=True)
     kept = said.out / "features.npz"
     if not kept.exists():
-        np.savez_compressed(kept, **measure(said.data, said.own, Embedder(Artefacts(said.base)), said.rows))
+        np.savez_compressed(kept, **measure(said.data, said.own, served(said.base), said.rows))
     got = dict(np.load(kept))
     for name in np.unique(got["source"]):
         rest, mask = got["source"] != name, got["source"] == name

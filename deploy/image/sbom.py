@@ -18,7 +18,7 @@ from llmobs import __version__
 ROOT = Path(__file__).parents[2]
 HEADS = ROOT / "src/llmobs/data/heads"
 
-LENT = {"encoder.onnx", "tokenizer.json"}
+LENT = {"encoder.onnx", "tokenizer.json", "words.npy"}
 """Made from all-MiniLM-L6-v2, under its licence; the rest is ours."""
 
 

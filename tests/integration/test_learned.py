@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from llmobs.app import build_pipeline
 from llmobs.detect.artefacts import ArtefactBroken, shipped
-from llmobs.detect.learned import Learned, load_learned
+from llmobs.detect.learned import PARTS, Learned, load_learned
 from llmobs.detect.tier1_patterns.book import rule_book
 from llmobs.domain.detection import Ran, Report, Skipped
 from llmobs.domain.policy import ClassPolicy, Policy
@@ -22,8 +22,6 @@ from llmobs.domain.verdict import Verdict
 from llmobs.policies import load_policies
 from llmobs.screen import Inquiry, examine
 from llmobs.settings import Settings
-
-PARTS = ("singles", "base", "lexical")
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +203,7 @@ def test_documents_reach_the_detector_as_given(learned: Learned) -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_cut_file_is_found_at_start(copied: Path, part: str) -> None:
-    name = "weights.npy" if part == "lexical" else "encoder.onnx"
+    name = {"lexical": "weights.npy", "topic": "vectors.npy", "words": "words.npy"}.get(part, "encoder.onnx")
     path = copied / part / name
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ArtefactBroken, match="SHA-256"):

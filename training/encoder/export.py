@@ -87,6 +87,27 @@ def quantise(source: Path, target: Path) -> None:
     _quantise_embeddings(target)
 
 
+def without_words(content: bytes) -> tuple[bytes, np.ndarray]:
+    """The quantised graph with the rows of its word table as an input, `rows`, and that table.
+
+    The table is the same in all graphs, for training leaves it alone; it ships once.
+    """
+    graph = onnx.load_from_string(content)
+    (node,) = [n for n in graph.graph.node if n.op_type == "Gather" and n.input[0].endswith("words.weight_q")]
+    (held,) = [t for t in graph.graph.initializer if t.name == node.input[0]]
+    table = numpy_helper.to_array(held)
+    for reader in graph.graph.node:
+        for place, name in enumerate(reader.input):
+            if name == node.output[0]:
+                reader.input[place] = "rows"
+    graph.graph.node.remove(node)
+    graph.graph.initializer.remove(held)
+    graph.graph.input.append(
+        helper.make_tensor_value_info("rows", TensorProto.INT8, ["texts", "tokens", table.shape[1]])
+    )
+    return graph.SerializeToString(), table
+
+
 def _quantise_embeddings(path: Path) -> None:
     graph = onnx.load(path)
     big = {t.name: t for t in graph.graph.initializer if t.dims and t.dims[0] > 10000}

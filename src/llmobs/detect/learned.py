@@ -9,6 +9,7 @@ import msgspec
 from llmobs.detect.artefacts import Artefacts, shipped
 from llmobs.detect.detector import Detector
 from llmobs.detect.tier1_lexical.detector import LexicalDetector, load_lexical
+from llmobs.detect.tier1_lexical.topic import load_topic
 from llmobs.detect.tier2_encoder.embedder import Embedder
 from llmobs.detect.tier2_encoder.encoder import Encoder, threads
 from llmobs.detect.tier2_encoder.exemplars import ExemplarsDetector
@@ -19,8 +20,11 @@ from llmobs.detect.tier2_encoder.grounded import (
     load_grounded,
 )
 from llmobs.detect.tier2_encoder.heads import HeadsDetector
+from llmobs.detect.tier2_encoder.words import load_words
 from llmobs.detect.tier2_encoder.workers import Workers
 
+PARTS = ("words", "singles", "base", "lexical", "topic")
+"""The folders of the trained files."""
 SHARE_OF_DEADLINE = 0.6
 """Of the tier's deadline, how long windows are started: what is looked at by then is answered with."""
 
@@ -65,15 +69,17 @@ def load_learned(folder: Path | None = None, *, workers: int = 0) -> Learned:
     def artefacts(name: str) -> Artefacts:
         return Artefacts(shipped(name) if folder is None else folder / name)
 
-    singles, base, lexical = artefacts("singles"), artefacts("base"), artefacts("lexical")
-    encoder, embedder = Encoder(singles), Embedder(base)
+    parts = tuple(map(artefacts, PARTS))
+    words, singles, base, lexical, topic = parts
+    table = load_words(words)
+    encoder, embedder = Encoder(singles, table), Embedder(base, table)
     encoder.try_probes()
     embedder.try_probes()
     return Learned(
-        lexical=load_lexical(lexical),
+        lexical=load_lexical(lexical, load_topic(topic)),
         encoder=encoder,
         embedder=embedder,
         grounded=load_grounded(base),
         workers=Workers(threads(workers)),
-        artefacts=(singles, base, lexical),
+        artefacts=parts,
     )

@@ -10,17 +10,12 @@ from numpy.typing import NDArray
 from llmobs.detect.artefacts import ArtefactBroken, Artefacts
 from llmobs.detect.tier1_lexical.classifier import Classifier, Output
 from llmobs.detect.tier1_lexical.features import BITS
-from llmobs.detect.tier2_encoder.evidence import stems
+from llmobs.detect.tier1_lexical.topic import Topic
 from llmobs.domain.detection import Findings
 from llmobs.domain.risk import FailureClass
 from llmobs.domain.subject import Kind, Subject
 
 TOLERANCE = 1e-3
-COMPARED_CHARS = 600
-OFF_TOPIC = (0.2, 0.1, 0.01)
-"""How likely an answer misses its question, by content words that they share (0, 1, 2 or more).
-Two shared words are found in 56 % of answers to their own question and 7 % of answers to another
-(measured by training/grounded.py on nine sources), of which one in ten thousand is expected."""
 
 
 class LexicalDetector:
@@ -33,8 +28,9 @@ class LexicalDetector:
 
     name = "lexical"
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, topic: Topic) -> None:
         self._classifier = classifier
+        self._topic = topic
         self.hears = frozenset(output.failure_class for output in classifier.outputs) | {
             FailureClass.DOMAIN_MISMATCH
         }
@@ -55,8 +51,7 @@ class LexicalDetector:
         compared = bool(subject.documents or subject.reference)
         silence = {name: scores[index] for index, name in self._speaks[subject.kind, compared]}
         if subject.query and subject.kind is Kind.RESPONSE:
-            shared = len(stems(subject.query) & stems(subject.text[:COMPARED_CHARS]))
-            silence[FailureClass.DOMAIN_MISMATCH] = OFF_TOPIC[min(shared, len(OFF_TOPIC) - 1)]
+            silence[FailureClass.DOMAIN_MISMATCH] = self._topic.off_topic(subject.query, subject.text)
         return Findings(silence=silence, clears=frozenset(silence))
 
 
@@ -68,7 +63,7 @@ class LexicalManifest(msgspec.Struct, frozen=True, kw_only=True):
     """Texts with the scores that they had when the weights were made."""
 
 
-def load_lexical(artefacts: Artefacts) -> LexicalDetector:
+def load_lexical(artefacts: Artefacts, topic: Topic) -> LexicalDetector:
     """The detector from its artefacts; ArtefactBroken when they are not what they say."""
     said = artefacts.told(LexicalManifest)
     weights = _weights(artefacts.read("weights.npy"), len(said.outputs))
@@ -79,7 +74,7 @@ def load_lexical(artefacts: Artefacts) -> LexicalDetector:
         found = classifier.scores(text)
         if max(abs(a - b) for a, b in zip(found, wanted, strict=True)) > TOLERANCE:
             raise ArtefactBroken(f"lexical: probe {number} scores otherwise than when it was made")
-    return LexicalDetector(classifier)
+    return LexicalDetector(classifier, topic)
 
 
 def _weights(content: bytes, outputs: int) -> NDArray[np.int8]:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from llmobs.detect.artefacts import ArtefactBroken, Artefacts
-from llmobs.detect.tier2_encoder.encoder import CLS, SEP, UNKNOWN, session_of, tokenizer_of
+from llmobs.detect.tier2_encoder.encoder import session_of, tokenizer_of
+from llmobs.detect.tier2_encoder.words import UNKNOWN, Words, fed
 
 Vectors = NDArray[np.float32]
 
@@ -49,7 +50,8 @@ class Embedded(msgspec.Struct, frozen=True):
 class Embedder:
     """Embeds short texts, one a call. May be called from several threads at once."""
 
-    def __init__(self, artefacts: Artefacts) -> None:
+    def __init__(self, artefacts: Artefacts, words: Words) -> None:
+        self._table = words
         self._manifest = artefacts.told(EmbedderManifest)
         self._tokenizer: Tokenizer = tokenizer_of(artefacts)
         self._session: ort.InferenceSession = session_of(artefacts, ["tokens"])
@@ -73,10 +75,7 @@ class Embedder:
     def _embed(self, text: str) -> Embedded:
         encoded = self._tokenizer.encode(text, add_special_tokens=False)
         inner = encoded.ids[:LONGEST] or [UNKNOWN]
-        table = np.array([[CLS, *inner, SEP]], dtype=np.int64)
-        (tokens,) = self._session.run(
-            None, {"ids": table, "seen": np.ones_like(table), "kinds": np.zeros_like(table)}
-        )
+        (tokens,) = self._session.run(None, fed(self._table, inner))
         rows: Vectors = tokens[0]
         return Embedded(tuple(encoded.tokens[:LONGEST]), _unit(rows[1:-1]), _unit(rows.mean(axis=0)))
 

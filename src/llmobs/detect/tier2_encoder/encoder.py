@@ -12,9 +12,9 @@ from tokenizers import Tokenizer
 
 from llmobs.detect.artefacts import ArtefactBroken, Artefacts
 from llmobs.detect.tier2_encoder.manifest import EncoderManifest
+from llmobs.detect.tier2_encoder.words import UNKNOWN, Words, fed
 from llmobs.domain.subject import Span
 
-CLS, SEP, UNKNOWN = 101, 102, 100
 TOLERANCE = 0.6
 """How far a probe's logit may lie from what was recorded: processors round int8 products
 differently by up to about 0.3; a graph that says nothing is off by several."""
@@ -41,7 +41,8 @@ class Encoder:
     so a text in a batch would score differently from the same text alone (docs/decisions/0004).
     """
 
-    def __init__(self, artefacts: Artefacts) -> None:
+    def __init__(self, artefacts: Artefacts, words: Words) -> None:
+        self._words = words
         self.manifest = artefacts.told(EncoderManifest)
         self._tokenizer = tokenizer_of(artefacts)
         self._session = session_of(artefacts, ["logits", "look"])
@@ -65,10 +66,7 @@ class Encoder:
 
     def run(self, pieces: Sequence[int]) -> tuple[Logits, Logits]:
         """Logits (heads,) and attention (pieces with [CLS] and [SEP], heads) of one window."""
-        table = np.array([[CLS, *pieces, SEP]], dtype=np.int64)
-        logits, look = self._session.run(
-            None, {"ids": table, "seen": np.ones_like(table), "kinds": np.zeros_like(table)}
-        )
+        logits, look = self._session.run(None, fed(self._words, pieces))
         return logits[0], look[0]
 
     def try_probes(self) -> None:

@@ -1,6 +1,5 @@
 """Answers against documents, claim by claim, and answers against their question."""
 
-import re
 from math import exp, log
 from time import perf_counter
 
@@ -8,6 +7,7 @@ import msgspec
 
 from llmobs.detect.artefacts import ArtefactBroken, Artefacts
 from llmobs.detect.detector import DetectorFailed
+from llmobs.detect.tier1_lexical.topic import LONGEST_ANSWER, LONGEST_QUERY, is_refusal
 from llmobs.detect.tier2_encoder.alignment import ALIGNED, aligned_features
 from llmobs.detect.tier2_encoder.embedder import Embedder
 from llmobs.detect.tier2_encoder.evidence import PLAIN, Passages, Piece, plain_features, sentences
@@ -18,8 +18,6 @@ from llmobs.domain.subject import Kind, Span, Subject
 
 TOLD = 0.05
 MOST_EVIDENCE = 10
-LONGEST_QUERY, LONGEST_ANSWER = 400, 600
-"""Characters of question and answer that are compared for relevance."""
 FEATURES = (*PLAIN, *ALIGNED)
 
 
@@ -160,22 +158,6 @@ class RelevanceDetector:
         return Findings(
             detections=(_worst(FailureClass.DOMAIN_MISMATCH, [(None, score)]),), clears=self.hears
         )
-
-
-_REFUSAL = re.compile(
-    r"\b(?:can(?:no|['’])?t|could(?: no|n['’])t|won['’]?t|will not|unable to|not able to|not going to|"
-    r"must (?:decline|refuse)|have to (?:decline|refuse)|refuse to|decline to|not comfortable|"
-    r"not appropriate|against (?:my|the) (?:guidelines|policy|rules))\b|\bas an ai\b|^(?:i['’]?m |i am )?"
-    r"(?:very |so |really )?sorry\b|\bi (?:apologi[sz]e|do not know|don['’]t know)\b",
-    re.IGNORECASE,
-)
-REFUSAL_CHARS = 160
-"""A refusal says so in its first sentence or two."""
-
-
-def is_refusal(answer: str) -> bool:
-    """Whether the answer begins by declining, apologising or saying that it does not know."""
-    return _REFUSAL.search(answer[:REFUSAL_CHARS]) is not None
 
 
 RELEVANCE = ("unlike", "unlike_best", "short")
