@@ -279,7 +279,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Meta(
             gt=0,
-            description="How long the first in the queue for examination may have waited before new "
+            description="How long a text may be expected to wait for examination, and the first in the queue have waited, before new "
             "requests get 503.",
         ),
     ] = 50.0

@@ -86,39 +86,85 @@ async def test_items_of_batches_are_bounded() -> None:
     assert admission.batch_refusal(100) is None
 
 
-async def test_single_texts_go_before_items_of_a_batch_which_still_get_on() -> None:
-    admission = _admission()
-    done: Counter[str] = Counter()
-    stop = asyncio.Event()
+class Clock:
+    """Time that passes when somebody works: what takes how long does not hang on the machine."""
 
-    def work() -> None:
-        end = perf_counter() + 0.001
-        while perf_counter() < end:
-            pass
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(module, "perf_counter", made)
+    return made
+
+
+async def test_single_texts_go_before_items_of_a_batch_which_still_get_on(clock: Clock) -> None:
+    admission = _admission()
+    waits: list[float] = []
+    items = 0
 
     async def item() -> None:
+        nonlocal items
         await admission.item_turn()
-        work()
-        done["item"] += 1
+        clock.now += 0.001
+        items += 1
 
-    async def singles() -> None:
-        while not stop.is_set():
-            admission.enter()
-            await admission.turn()
-            work()
-            done["single"] += 1
-            await asyncio.sleep(0.002)  # its commit
-            admission.leave()
-
+    admission.enter()  # somebody with a single text is always inside
+    admission.enter()
     batch = [asyncio.create_task(item()) for _ in range(100)]
-    asking = asyncio.create_task(singles())
-    await asyncio.sleep(0.3)
-    while_singles_ask = done["item"]
-    stop.set()
-    await asking
+    began = clock.now
+    for _ in range(100):
+        came = clock.now
+        await admission.turn()
+        waits.append(clock.now - came)
+        clock.now += 0.001
+        for _ in range(10):  # its commit
+            clock.now += 0.0002
+            await asyncio.sleep(0)
+    lasted, while_singles_ask = clock.now - began, items
+    admission.leave()
+    admission.leave()
     await asyncio.gather(*batch)
-    assert done["item"] == 100
-    assert 1 <= while_singles_ask < 100  # not starved, and not in front
+    assert items == 100
+    # Not starved, and with no more than their share of the time; nobody waited for more than one of them.
+    assert 5 <= while_singles_ask
+    assert while_singles_ask * 0.001 <= module.ITEM_SHARE * lasted + 0.001
+    assert max(waits) <= 0.0011
+
+
+async def test_who_would_wait_too_long_is_refused_before_the_first_has_waited(clock: Clock) -> None:
+    admission = _admission(queue_ms=50.0)
+    admission._pace = 0.01  # a turn takes 10 ms: five may wait, and four times as many in a burst
+    loop = asyncio.get_running_loop()
+
+    def refusal_behind(waiting: int) -> str | None:
+        admission._singles.clear()
+        admission._singles.extend((clock.now, loop.create_future()) for _ in range(waiting))
+        return admission.refusal()
+
+    assert refusal_behind(20) is None
+    assert refusal_behind(21) == "queue"
+    clock.now += module.STANDING_SECONDS + 0.001
+    assert refusal_behind(5) is None
+    assert refusal_behind(6) == "queue"  # for it has not been short for a while
+    assert refusal_behind(2) is None
+    assert refusal_behind(20) is None
+
+
+async def test_the_pace_follows_what_turns_take(clock: Clock) -> None:
+    admission = _admission()
+
+    async def text() -> None:
+        await admission.turn()
+        clock.now += 0.003
+
+    await asyncio.gather(*(text() for _ in range(400)))
+    assert admission._pace == pytest.approx(0.003, rel=0.2)
 
 
 async def test_a_single_text_goes_before_items_that_came_earlier() -> None:

@@ -3,8 +3,11 @@
 Tier 1 runs on the event loop, so too many texts at once would keep the loop from everything else,
 refusals included. Texts therefore take turns, a few each round of the loop. Requests of one text go
 first and in order; items of batches go one by one where there is room, and while anybody with a single
-text is inside they get `ITEM_SHARE` of the time. Whoever comes while the first in the
-queue has waited too long is refused at once: an answer that comes too late helps nobody.
+text is inside they get `ITEM_SHARE` of the time. Whoever would have to wait too long is refused at
+once: an answer that comes too late helps nobody. How long that would be is told by the length of the
+queue and the pace of the turns; how long the first has waited already tells it too late, for at four
+times the capacity four times as many have come behind by then. A burst may wait `BURST` times longer,
+a queue that stands may not.
 """
 
 import asyncio
@@ -25,6 +28,12 @@ GUARANTEE_SECONDS = 0.25
 """An item gets its turn at least so often, whoever else waits and however long it takes."""
 CALM_SECONDS = 1.0
 """So long after the last single text batches have whole rounds to themselves."""
+BURST = 4.0
+"""So many times the longest wait is let in while the queue was short a moment ago."""
+STANDING_SECONDS = 0.1
+"""How long a moment is."""
+FIRST_PACE = 0.001
+"""Seconds a turn is taken to need before any was measured."""
 MOST_ITEMS = 2000
 """Items of batches that may wait: twenty full batches."""
 
@@ -51,6 +60,10 @@ class Admission:
         self._granted = 0
         """Turns given in this round."""
         self._most = 4
+        self._pace = FIRST_PACE
+        """Seconds a turn takes while others wait."""
+        self._short_at = perf_counter()
+        """When the queue was last seen short."""
         self._round_began = 0.0
         self._round_open = False
         self._later: asyncio.TimerHandle | None = None
@@ -133,7 +146,14 @@ class Admission:
         queue = self._singles
         while queue and queue[0][1].done():  # given up
             queue.popleft()
-        return bool(queue) and perf_counter() - queue[0][0] > self._longest
+        now = perf_counter()
+        expected = len(queue) * self._pace
+        if expected <= self._longest / 2:
+            self._short_at = now
+        if queue and now - queue[0][0] > self._longest:
+            return True
+        standing = now - self._short_at > STANDING_SECONDS
+        return expected > (self._longest if standing else self._longest * BURST)
 
     def _open_round(self) -> None:
         if not self._round_open:
@@ -143,8 +163,10 @@ class Admission:
 
     def _next_round(self) -> None:
         now = perf_counter()
+        took = now - self._round_began
+        if self._singles and self._granted:
+            self._pace += (took / self._granted - self._pace) / 16
         if self._granted >= self._most:
-            took = now - self._round_began
             if took > ROUND_SECONDS:
                 self._most = max(1, self._most - 1)
             elif took < ROUND_SECONDS / 2:
