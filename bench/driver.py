@@ -123,12 +123,6 @@ class Driver:
             self.statuses["connection lost"] += 1
 
 
-def percentile(values: list[float], share: float) -> float:
-    """Of values in any order; 0.0 of none."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
-
-
 def drive(port: int, rate: float, seconds: float, connections: int, given: list[bytes]) -> dict[str, Any]:
     """Run a driver on its own loop; for a process of its own."""
     return uvloop.run(Driver(port, "/v1/detect", given, connections).run(rate, seconds))

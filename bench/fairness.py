@@ -7,9 +7,6 @@ The two halves alternate within one run. Must show: single p95 beside batches <=
 
 import argparse
 import asyncio
-import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -18,7 +15,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from driver import bodies, percentile
+from driver import bodies
+from report import environment, keep, percentile, show
 from support.load import Connection
 from support.postgres import new_database, running_server
 from support.service import Service
@@ -100,8 +98,7 @@ def main() -> None:
         return {"requests": len(took), **figures}
 
     result = {
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
+        **environment(),
         "database": args.database,
         "batch_clients": args.batches,
         "alone": told(alone),
@@ -110,11 +107,8 @@ def main() -> None:
         "p50_ratio": round(percentile(busy, 0.5) / percentile(alone, 0.5), 2),
         "batch_texts_per_second_meanwhile": round(sum(rates) / len(rates)),
     }
-    for name, value in result.items():
-        print(f"{name:<34} {value}")
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=2) + "\n")
+    show(result)
+    keep(result, args.out)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,6 @@ Prints the fault table; exit status 1 when anything was lost or duplicated.
 
 import argparse
 import asyncio
-import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -20,6 +17,7 @@ import msgspec
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
+from report import environment, keep  # noqa: E402  # the path is set above
 from support.faults import SCENARIOS, Row, play, table  # noqa: E402
 from support.postgres import own_server  # noqa: E402
 
@@ -47,18 +45,15 @@ def main() -> None:
     print(
         f"{len(rows)} faults, {acknowledged} acknowledged, {lost} lost, {duplicated} duplicated, {seconds} s"
     )
-    if args.out:
-        result = {
-            "python": platform.python_version(),
-            "cores": os.cpu_count(),
-            "seconds": seconds,
-            "acknowledged": acknowledged,
-            "lost": lost,
-            "duplicated": duplicated,
-            "faults": told,
-        }
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=2) + "\n")
+    result = {
+        **environment(),
+        "seconds": seconds,
+        "acknowledged": acknowledged,
+        "lost": lost,
+        "duplicated": duplicated,
+        "faults": told,
+    }
+    keep(result, args.out)
     sys.exit(1 if lost or duplicated else 0)
 
 

@@ -8,9 +8,6 @@ many verdicts wait as there are callers. `single`: the same rows, a transaction 
 
 import argparse
 import asyncio
-import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -21,7 +18,7 @@ import uvloop
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from driver import percentile
+from report import environment, keep, percentile
 from support.postgres import new_database, own_server
 from support.store import Heard, make_record
 
@@ -92,10 +89,7 @@ def main() -> None:
                     f"{database:<12}{callers:>8}{found['rows_per_second']:>9}{ratio:>10}"
                     f"{found['p50_ms']:>9}{found['p99_ms']:>9}"
                 )
-    if args.out:
-        result = {"python": platform.python_version(), "cores": os.cpu_count(), "runs": runs}
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=2) + "\n")
+    keep({**environment(), "runs": runs}, args.out)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import httpx
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from report import percentile  # noqa: E402  # the path is set above
 from support.judge_injections import INJECTIONS  # noqa: E402  # the path is set above
 from support.judge_local import environment_for, local_model  # noqa: E402
 from support.judge_server import HONEST_WORD, Fault, JudgeServer, obedient  # noqa: E402
@@ -117,11 +118,6 @@ def judged(body: dict[str, Any]) -> dict[str, Any]:
     return next(entry for entry in body["coverage"] if entry["detector"] == "judge")
 
 
-def quantile(values: Sequence[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
 def scripted(server: JudgeServer, **more: str) -> dict[str, str]:
     return {"JUDGE_BASE_URL": server.openai_url, "JUDGE_MODEL": server.model, **more}
 
@@ -145,7 +141,7 @@ async def demo() -> None:
                     body, seconds = await detect(client, text)
                     again.append(seconds)
                 print(
-                    f"  again  {quantile(again, 0.5) * 1000:8.1f} ms p50 of 20 "
+                    f"  again  {percentile(again, 0.5) * 1000:8.1f} ms p50 of 20 "
                     f"({body['processing_time_ms']} ms of it detection), {judged(body)}"
                 )
                 logged = (await client.get("/logs/recent?limit=50")).json()["logs"]
@@ -190,9 +186,9 @@ async def load() -> None:
             )
             print(f"most in flight at the judge: {server.most_in_flight} (limit 8)")
             print(f"ordinary: {len(alone)} alone, {len(beside)} beside")
-            a, b = quantile(alone, 0.95) * 1000, quantile(beside, 0.95) * 1000
+            a, b = percentile(alone, 0.95) * 1000, percentile(beside, 0.95) * 1000
             print(
-                f"p50 {quantile(alone, 0.5) * 1000:.2f} ms alone, {quantile(beside, 0.5) * 1000:.2f} ms beside"
+                f"p50 {percentile(alone, 0.5) * 1000:.2f} ms alone, {percentile(beside, 0.5) * 1000:.2f} ms beside"
             )
             print(f"p95 {a:.2f} ms alone, {b:.2f} ms beside: ratio {b / a:.2f}")
     async with JudgeServer(pause_s=2.0) as server:

@@ -10,8 +10,6 @@ keyed ones and batches; every text is new.
 import argparse
 import asyncio
 import json
-import os
-import platform
 import random
 import sys
 import tempfile
@@ -22,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from driver import SENTENCES
+from report import environment, keep, show
 from support.load import Connection
 from support.postgres import new_database, running_server
 from support.service import Service, memory_bytes, open_files
@@ -110,8 +109,7 @@ def main() -> None:
     tail = after[-max(1, len(after) // 10) :]
     end_mb = sum(one["rss_mb"] for one in tail) / len(tail)
     result = {
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
+        **environment(),
         "database": args.database,
         "minutes": args.minutes,
         "connections": args.connections,
@@ -127,12 +125,8 @@ def main() -> None:
         "exit_status": status,
         "samples": samples[:: max(1, len(samples) // 60)],
     }
-    for name, value in result.items():
-        if name != "samples":
-            print(f"{name:<28} {value}")
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=2) + "\n")
+    show(result, without={"samples"})
+    keep(result, args.out)
 
 
 if __name__ == "__main__":
