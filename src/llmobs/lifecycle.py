@@ -15,6 +15,7 @@ import random
 import signal
 import socket
 import struct
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,6 +37,9 @@ RETIRE_SECONDS = 2.0
 """Least time between the last accepted connection and the end: who uses one must get an answer on it,
 which tells that it ends. What is idle for longer is closed, as any server closes idle connections."""
 LET_GO_SECONDS = 0.3
+SWITCH_SECONDS = 0.0005
+"""How long the server's own thread, which brings each request in, waits for the interpreter at most while the
+event loop is busy. With Python's 5 ms a single text beside batches waited longer for that than for anything else."""
 LOOK_SECONDS = 1.0
 ASK_AGAIN_SECONDS = 60.0
 """A replacement may fail to start; then the worker stays, and asks once more."""
@@ -63,9 +67,10 @@ class Lifecycle:
         self._nobody: socket.socket | None = None
 
     def start(self) -> None:
-        """Take over the signals, where there is a supervisor; on the running loop."""
+        """Take over the signals and the interpreter's pace, where there is a supervisor; on the running loop."""
         if self._told is None:
             return
+        sys.setswitchinterval(SWITCH_SECONDS)
         loop = asyncio.get_running_loop()
         # Granian has put its handlers on SIGTERM and SIGINT; it keeps the latter, and `_end` uses it.
         loop.add_signal_handler(signal.SIGTERM, self._notice)

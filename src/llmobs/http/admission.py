@@ -24,6 +24,8 @@ ROUND_SECONDS = 0.004
 MOST_A_ROUND = 64
 ITEM_SHARE = 0.15
 """What part of the loop's time items of batches may take while a single text is inside."""
+GAP_SHARE = 0.5
+"""The same between two single texts: the next one should rather find the loop free."""
 GUARANTEE_SECONDS = 0.25
 """An item gets its turn at least so often, whoever else waits and however long it takes."""
 CALM_SECONDS = 1.0
@@ -69,6 +71,8 @@ class Admission:
         self._later: asyncio.TimerHandle | None = None
         self._item_due = 0.0
         """When the next item of a batch may go though a single text is inside."""
+        self._gap_due = 0.0
+        """When it may while none is, but one was a moment ago."""
         self._item_began: float | None = None
         """When the round began that an item was let into."""
         self._last_single = 0.0
@@ -172,8 +176,9 @@ class Admission:
             elif took < ROUND_SECONDS / 2:
                 self._most = min(MOST_A_ROUND, self._most + 1)
         if self._item_began is not None:
-            rest = (now - self._item_began) * (1 / ITEM_SHARE - 1)
-            self._item_due = now + min(rest, GUARANTEE_SECONDS)
+            lasted = now - self._item_began
+            self._item_due = now + min(lasted * (1 / ITEM_SHARE - 1), GUARANTEE_SECONDS)
+            self._gap_due = now + min(lasted * (1 / GAP_SHARE - 1), GUARANTEE_SECONDS)
             self._item_began = None
         self._round_open = False
         self._granted = _give(self._singles, self._most)
@@ -184,14 +189,18 @@ class Admission:
                 self._granted += given
         if self._singles or self._granted:
             self._open_round()
-        elif self._items and self._later is None:
-            due = max(0.0, self._item_due - now)
-            self._later = asyncio.get_running_loop().call_later(due, self._wake)
+        elif self._items:
+            if self._later is not None:
+                self._later.cancel()  # it may be due sooner now
+            due = self._item_due if self.inside else self._gap_due
+            self._later = asyncio.get_running_loop().call_later(max(0.0, due - now), self._wake)
 
     def _room_for_items(self, now: float) -> int:
         if self.inside:
             return 1 if now >= self._item_due else 0
-        return self._most if now - self._last_single > CALM_SECONDS else 1
+        if now - self._last_single > CALM_SECONDS:
+            return self._most
+        return 1 if now >= self._gap_due else 0
 
     def _wake(self) -> None:
         self._later = None
