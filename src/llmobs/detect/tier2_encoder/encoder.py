@@ -38,7 +38,7 @@ class Encoder:
     """One loaded graph. `run` may be called from several threads at once.
 
     Each call takes one window, unpadded: the int8 graph scales activations over the whole call,
-    so a text in a batch would score differently from the same text alone (docs/decisions/0004).
+    so a text in a batch would score differently from the same text alone (docs/decisions/0005).
     """
 
     def __init__(self, artefacts: Artefacts, words: Words) -> None:
