@@ -76,6 +76,8 @@ def test_the_image_is_small_holds_the_models_and_no_tools(
     assert not programs & {"pip", "pip3", "perl", "apt", "apt-get", "dpkg"}
     # No program makes somebody else of who starts it.
     assert not [path for path in files if path.stat().st_mode & (stat.S_ISUID | stat.S_ISGID)]
+    # Nothing tells where it was built.
+    assert [(root / "etc" / name).read_text() for name in ("hostname", "hosts", "resolv.conf")] == [""] * 3
     # What scanners read stays.
     assert "Package: libc6" in (root / "var/lib/dpkg/status").read_text()
     installed = next((root / "opt/llmobs/lib").glob("python3.*/site-packages"))
