@@ -59,6 +59,7 @@ class FirstRelease(Service):
 
     def __init__(self, code: Path, folder: Path, database: str) -> None:
         super().__init__(folder, database, {"PYTHONPATH": str(code / "src")}, name="first")
+        del self.environ["LLMOBS_DRAIN_SECONDS"]  # a setting that it would not know, and refuse
 
     def launch(self, *arguments: str) -> None:
         with self.log_path.open("ab") as log:
