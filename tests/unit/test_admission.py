@@ -149,11 +149,16 @@ async def test_who_would_wait_too_long_is_refused_before_the_first_has_waited(cl
         admission._singles.extend((clock.now, loop.create_future()) for _ in range(waiting))
         return admission.refusal()
 
+    clock.now += module.BURST_AGAIN_SECONDS
+    assert refusal_behind(0) is None
     assert refusal_behind(20) is None
     assert refusal_behind(21) == "queue"
     clock.now += module.STANDING_SECONDS + 0.001
     assert refusal_behind(5) is None
     assert refusal_behind(6) == "queue"  # for it has not been short for a while
+    assert refusal_behind(2) is None
+    assert refusal_behind(6) == "queue"  # short, but somebody was refused a moment ago
+    clock.now += module.BURST_AGAIN_SECONDS + 0.001
     assert refusal_behind(2) is None
     assert refusal_behind(20) is None
 

@@ -34,6 +34,9 @@ BURST = 4.0
 """So many times the longest wait is let in while the queue was short a moment ago."""
 STANDING_SECONDS = 0.1
 """How long a moment is."""
+BURST_AGAIN_SECONDS = 1.0
+"""So long after a refusal there is no burst: else a queue under overload would empty and fill in turns, and those in
+it would wait as long as if it stood."""
 FIRST_PACE = 0.001
 """Seconds a turn is taken to need before any was measured."""
 MOST_ITEMS = 2000
@@ -66,6 +69,8 @@ class Admission:
         """Seconds a turn takes while others wait."""
         self._short_at = perf_counter()
         """When the queue was last seen short."""
+        self._refused_at = -BURST_AGAIN_SECONDS
+        """When somebody was last refused for the queue's sake."""
         self._round_began = 0.0
         self._round_open = False
         self._later: asyncio.TimerHandle | None = None
@@ -154,10 +159,13 @@ class Admission:
         expected = len(queue) * self._pace
         if expected <= self._longest / 2:
             self._short_at = now
-        if queue and now - queue[0][0] > self._longest:
-            return True
-        standing = now - self._short_at > STANDING_SECONDS
-        return expected > (self._longest if standing else self._longest * BURST)
+        standing = now - self._short_at > STANDING_SECONDS or now - self._refused_at < BURST_AGAIN_SECONDS
+        late = expected > (self._longest if standing else self._longest * BURST) or (
+            bool(queue) and now - queue[0][0] > self._longest
+        )
+        if late:
+            self._refused_at = now
+        return late
 
     def _open_round(self) -> None:
         if not self._round_open:
