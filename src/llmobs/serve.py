@@ -139,10 +139,13 @@ class Supervisor(MPServer):
                 if self.interrupt_signal or not new.inner.is_alive() or time.monotonic() > ends:
                     return False
                 self._heard.wait(0.1)
-            self._serving.discard(new.inner.pid)
         return True
 
     def _stop_workers(self) -> None:
+        # One that does not serve yet owes nobody an answer, and Granian may not hear the signal that early.
+        with self._heard:
+            for worker in [one for one in self.wrks if one.inner.pid not in self._serving]:
+                worker.kill()  # type: ignore[no-untyped-call]
         self.wrks += [one for one in self._leaving if one.inner.is_alive()]
         super()._stop_workers()  # type: ignore[no-untyped-call]
 
