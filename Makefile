@@ -103,6 +103,7 @@ train: .venv/run.stamp  ## train the shipped models from the data folder (hours 
 	$(TRAIN) grounded.py --data $(abspath $(DATA)) --base $(abspath $(HEADS))/base --out $(abspath $(TRAINED))/grounded
 	$(TRAIN) lexical.py $(ARGS) --out $(abspath $(TRAINED))/lexical --fold 3 --teacher $(abspath $(TRAINED))/singles
 	$(TRAIN) assemble.py $(ARGS) --trained $(abspath $(TRAINED)) --out $(abspath $(HEADS)) base lexical
+	$(TRAIN) foreign.py --data $(abspath $(DATA)) --out $(abspath $(HEADS))
 	$(TRAIN) topic.py --data $(abspath $(DATA)) --base $(abspath $(HEADS))/base --out $(abspath $(HEADS))
 
 clean:

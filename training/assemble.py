@@ -218,6 +218,7 @@ def single(said: argparse.Namespace) -> None:
                 "kinds": kinds,
                 "calibration": {"slope": round(slope, 4), "offset": round(offset, 4)},
                 "note": note,
+                "foreign": 0.0,  # training/foreign.py fits it
                 "needs_no_documents": head == "missing_grounding",
             }
         )

@@ -6,6 +6,7 @@ from time import perf_counter
 import numpy as np
 
 from llmobs.detect.tier2_encoder.encoder import Encoder, Logits, Window, probability
+from llmobs.detect.tier2_encoder.language import is_foreign
 from llmobs.detect.tier2_encoder.manifest import Head
 from llmobs.detect.tier2_encoder.workers import Workers
 from llmobs.domain.detection import Detection, Evidence, Findings
@@ -45,6 +46,7 @@ class HeadsDetector:
         """Scores for every class that a head serves for this kind of text; all may be cleared."""
         ends = perf_counter() + self._budget_s
         heads = self._heads(subject)
+        foreign = is_foreign(subject.text)
         windows = (
             self._encoder.windows(subject.text)
             if len(subject.text) < 400
@@ -56,7 +58,8 @@ class HeadsDetector:
         for index, head in heads:
             best = int(table[:, index].argmax())
             position, (logits, look) = ran[best]
-            found = _detection(subject.text, windows[position], head, float(logits[index]), look[:, index])
+            logit = float(logits[index]) - (head.foreign if foreign else 0.0)
+            found = _detection(subject.text, windows[position], head, logit, look[:, index])
             known = detections.get(head.failure_class)
             if known is None or found.score > known.score:
                 detections[head.failure_class] = found

@@ -24,6 +24,9 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     calibration: Calibration
     note: str
     """Evidence note, in a few words."""
+    foreign: float = 0.0
+    """Taken off the logit of a text that is not in English, so that harmless text in other languages
+    warns no more often than docs/model-card.md says."""
     needs_no_documents: bool = False
     """True for a head that has nothing to say once there are documents to compare with."""
 
