@@ -46,6 +46,7 @@ from llmobs.remembered import Remembered
 from llmobs.screen import Journal, Screen
 from llmobs.settings import Settings, load_settings
 from llmobs.store.audit import Audit
+from llmobs.store.erasure import Erasure
 from llmobs.store.feedback import Opinions
 from llmobs.store.store import Store
 from llmobs.supervised import end_with_supervisor, folder_from
@@ -343,6 +344,7 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
         limiter=door.limiter,
         registry=door.registry,
         opinions=Opinions(store.database),
+        erasure=Erasure(store.database),
         admission=_admission(settings, telemetry, store),
         audit=Audit(store.database),
         books=books,
@@ -383,6 +385,7 @@ def _litestar(
             detect.detect_batch,
             logs.recent_logs,
             logs.logs,
+            logs.erase_verdict,
             health.welcome,
             health.health,
             health.live,

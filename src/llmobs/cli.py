@@ -44,6 +44,7 @@ from llmobs.domain.record import coverage_entry, evidence_entry
 from llmobs.domain.risk import Action
 from llmobs.domain.subject import Kind
 from llmobs.domain.verdict import Verdict
+from llmobs.erase_cli import erase
 from llmobs.errors import LlmobsError, SettingsInvalid
 from llmobs.evaluation import (
     TASK_CLASSES,
@@ -83,6 +84,7 @@ cli.add_command(clients)
 cli.add_command(keys)
 cli.add_command(feedback)
 cli.add_command(audit)
+cli.add_command(erase)
 
 
 @cli.command()

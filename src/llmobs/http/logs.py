@@ -5,14 +5,15 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
-from litestar import Request, Response, get
+from litestar import Request, Response, delete, get
+from litestar.params import FromPath
 from litestar.response import Stream
 
 from llmobs.domain.access import Need, Principal
 from llmobs.domain.audit import Deed, deed
 from llmobs.domain.risk import Action
 from llmobs.domain.subject import Kind
-from llmobs.errors import ParameterInvalid
+from llmobs.errors import EntryUnknown, ParameterInvalid
 from llmobs.http.access import needs, principal_of
 from llmobs.http.schemas import LogEntry, LogPage, RecentLogs
 from llmobs.http.services import services
@@ -84,6 +85,16 @@ async def logs(request: AnyRequest) -> Response[bytes] | Stream:
     rows, cursor = await source.page(view, filters, before, limit)
     page = LogPage(logs=tuple(_entry(row) for row in rows), next_cursor=cursor)
     return Response(_encode(page), media_type="application/json")
+
+
+@delete("/v1/logs/{request_id:str}", status_code=200, opt=needs(Need.ADMIN))
+async def erase_verdict(request: AnyRequest, request_id: FromPath[str]) -> Response[bytes]:
+    """Erase a verdict with all that belongs to it."""
+    who = principal_of(request)
+    erased = await services(request).erasure.of_request(who.view, request_id, by=who.actor)
+    if erased is None:
+        raise EntryUnknown("No verdict is kept under this request id.")
+    return Response(_encode(erased), media_type="application/json")
 
 
 async def _lines(chunks: AsyncIterator[list[LoggedRecord]]) -> AsyncIterator[bytes]:

@@ -17,6 +17,7 @@ from llmobs.http import admin, catalogue, feedback, overview, schemas
 from llmobs.http.access import LIMITED
 from llmobs.http.logs import JSON_LINES, MAX_LIMIT
 from llmobs.http.problems import MEDIA_TYPE
+from llmobs.store.erasure import Erased
 from llmobs.store.records import CURSOR
 
 REF = "#/components/schemas/{name}"
@@ -46,6 +47,7 @@ _TYPES = (
     feedback.NewFeedback,
     feedback.FeedbackPage,
     KeptOpinion,
+    Erased,
     catalogue.PolicyList,
     catalogue.RuleList,
     overview.Overview,
@@ -211,6 +213,15 @@ def _paths() -> dict[str, Any]:
                 {200: log_page},
                 (errors.ParameterInvalid, errors.DatabaseUnavailable),
                 parameters=_LOG_QUERY,
+            )
+        },
+        "/v1/logs/{request_id}": {
+            "delete": _operation(
+                "eraseVerdict",
+                "Erase a verdict with its text, feedback and idempotency key",
+                {200: _answer("Erased", "What was erased")},
+                (errors.EntryUnknown, errors.DatabaseUnavailable),
+                parameters=[_path_part("request_id", "[0-9A-Za-z-]{1,64}")],
             )
         },
         "/health": {

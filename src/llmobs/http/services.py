@@ -20,6 +20,7 @@ from llmobs.policies import PolicyBook
 from llmobs.screen import Screen
 from llmobs.settings import Settings
 from llmobs.store.audit import Audit
+from llmobs.store.erasure import Erasure
 from llmobs.store.feedback import Opinions
 from llmobs.store.records import LogFilter, LoggedRecord, TierCounts
 from llmobs.store.summary import Slice
@@ -53,6 +54,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     opinions: Opinions
     admission: Admission
     audit: Audit
+    erasure: Erasure
     books: tuple[Book[Any], ...]
     rules: RuleBook
     policies: PolicyBook

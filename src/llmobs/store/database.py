@@ -107,6 +107,7 @@ def prepare_sqlite(connection: Any, synchronous: str) -> None:
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute(f"PRAGMA synchronous = {synchronous}")
     cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten as well
     cursor.close()
 
 

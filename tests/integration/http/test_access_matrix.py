@@ -83,6 +83,8 @@ TABLE = {
     ("POST", "/v1/admin/keys"): Expected(Need.ADMIN, 201, {"client_id": "ours"}),
     ("POST", "/v1/admin/keys/{key_id}/rotate"): Expected(Need.ADMIN, 201, {}, 409),
     ("DELETE", "/v1/admin/keys/{key_id}"): Expected(Need.ADMIN),
+    # Last, for the lines above ask for the verdict.
+    ("DELETE", "/v1/logs/{request_id}"): Expected(Need.ADMIN, 200, None, 404),
 }
 CALLERS = ("no key", "wrong key", "expired", "revoked", "wrong scope", "other tenant", "right")
 REFUSED = {"no key": 401, "wrong key": 401, "expired": 401, "revoked": 401, "wrong scope": 403}
@@ -173,7 +175,13 @@ def _expected(line: Expected, caller: str) -> int:
 
 
 def _path(template: str, house: House) -> str:
-    return template.format(client_id="ours", key_id=house.spare, file_path="swagger-ui.css", name="app.css")
+    return template.format(
+        client_id="ours",
+        key_id=house.spare,
+        request_id=house.verdict,
+        file_path="swagger-ui.css",
+        name="app.css",
+    )
 
 
 @pytest.mark.timeout(300)
