@@ -19,7 +19,7 @@ from llmobs.domain.interval import Interval
 from llmobs.errors import Problem
 from llmobs.evaluation import FileFigures
 from llmobs.http.problems import TYPE_PREFIX
-from llmobs.settings import Settings, env_name
+from llmobs.settings import SECRETS, Settings, env_name, file_name
 from llmobs.telemetry.instruments import METRICS
 
 HERE = Path(__file__).parent
@@ -36,6 +36,8 @@ def settings() -> Iterator[str]:
         meaning = next(
             m.description for m in hints[field].__metadata__ if isinstance(m, Meta) and m.description
         )
+        if field in SECRETS:
+            meaning += f" Or in a file: `{file_name(field)}`."
         yield f"| `{env_name(field)}` | {f'`{shown}`' if shown else '(empty)'} | {meaning} |"
 
 

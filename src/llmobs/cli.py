@@ -60,7 +60,7 @@ from llmobs.feedback_cli import feedback
 from llmobs.keys_cli import clients, keys
 from llmobs.policies import classes_by_example, load_policies
 from llmobs.screen import Inquiry, examine
-from llmobs.settings import Settings, load_settings
+from llmobs.settings import Settings, effective, load_settings
 
 ACTION_COLOURS = {Action.ALLOW: "green", Action.LOG: "cyan", Action.WARN: "yellow", Action.BLOCK: "red"}
 
@@ -85,6 +85,23 @@ cli.add_command(keys)
 cli.add_command(feedback)
 cli.add_command(audit)
 cli.add_command(erase)
+
+
+@cli.group()
+def config() -> None:
+    """The settings."""
+
+
+@config.command("show")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show_config(*, as_json: bool) -> None:
+    """Every setting as it is in force and where it comes from, secrets masked."""
+    found = effective(os.environ)
+    if as_json:
+        click.echo(msgspec.json.encode(found))
+        return
+    for each in found:
+        click.echo(f"{each.name}={each.value}  ({each.source})")
 
 
 @cli.command()

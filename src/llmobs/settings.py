@@ -1,5 +1,6 @@
 """The environment, read once. Every setting is declared here, with its meaning, and nowhere else."""
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -75,6 +76,9 @@ UNPREFIXED = frozenset(
     }
 )
 # Read by the tests and the data tools, not by the service.
+SECRETS = frozenset({"database_url", "rate_store", "groq_api_key", "judge_api_key"})
+"""Settings that are a secret or may hold one. Each can come from a file; the pepper's is a setting itself."""
+MASKED = "***"
 FOREIGN = ("LLMOBS_TEST_", "LLMOBS_DATA")
 
 
@@ -499,17 +503,23 @@ def env_name(field: str) -> str:
     return field.upper() if field in UNPREFIXED else f"LLMOBS_{field.upper()}"
 
 
+def file_name(field: str) -> str:
+    """The environment variable that names a file with the value of a secret setting."""
+    return f"{env_name(field)}_FILE"
+
+
 def load_settings(environ: Mapping[str, str]) -> Settings:
     """Read the settings; an unknown `LLMOBS_*` name or a bad value raises SettingsInvalid."""
     hints = get_type_hints(Settings, include_extras=True)
     names = {env_name(field): field for field in Settings.__struct_fields__}
+    files = {file_name(field) for field in SECRETS}
     for name in environ:
-        if name.startswith("LLMOBS_") and name not in names and not name.startswith(FOREIGN):
+        if name.startswith("LLMOBS_") and name not in {*names, *files} and not name.startswith(FOREIGN):
             raise SettingsInvalid(f"{name} is no setting; docs/settings.md lists them")
     values: dict[str, object] = {}
     for name, field in names.items():
-        given = environ.get(name)
-        if given is None or given == "":
+        given = _given(environ, field)
+        if not given:
             continue
         if hints[field].__origin__ is bool:
             given = given.lower()
@@ -520,3 +530,60 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         except msgspec.ValidationError as error:
             raise SettingsInvalid(f"{name}: {error}") from None
     return Settings(**values)  # type: ignore[arg-type]  # each value was converted to its field's type
+
+
+def _given(environ: Mapping[str, str], field: str) -> str:
+    """What the environment says of a setting, itself or by a file; empty: nothing."""
+    name = env_name(field)
+    given, path = environ.get(name, ""), _path_of(environ, field)
+    if not path:
+        return given
+    if given:
+        raise SettingsInvalid(f"{name} and {name}_FILE are both set; one is enough")
+    try:
+        found = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsInvalid(f"{name}_FILE cannot be read: {type(error).__name__}") from None
+    if not found:
+        raise SettingsInvalid(f"{name}_FILE names an empty file")
+    return found
+
+
+def _path_of(environ: Mapping[str, str], field: str) -> str:
+    return environ.get(file_name(field), "") if field in SECRETS else ""
+
+
+class Effective(msgspec.Struct, frozen=True, kw_only=True):
+    """One setting as it is in force, fit to be shown."""
+
+    name: str
+    value: str
+    """Without secrets, and without the credentials in an address."""
+    source: str
+    """`default`, `environment`, or `file PATH`."""
+
+
+def effective(environ: Mapping[str, str]) -> tuple[Effective, ...]:
+    """Every setting with its source, secrets masked. Raises SettingsInvalid like `load_settings`."""
+    settings = load_settings(environ)
+    found = []
+    for field in Settings.__struct_fields__:
+        path = _path_of(environ, field)
+        source = "environment" if environ.get(env_name(field)) else "default"
+        found.append(
+            Effective(
+                name=env_name(field),
+                value=_shown(field, msgspec.to_builtins(getattr(settings, field))),
+                source=f"file {path}" if path else source,
+            )
+        )
+    return tuple(found)
+
+
+def _shown(field: str, value: object) -> str:
+    shown = str(value).lower() if isinstance(value, bool) else str(value)
+    if "://" not in shown:
+        return MASKED if field in SECRETS | {"key_pepper"} and shown else shown
+    # To the last @, for a password may hold one; a query may hold a password as well.
+    shown = re.sub(r"://.*@", f"://{MASKED}@", shown, flags=re.DOTALL)
+    return re.sub(r"\?.*", f"?{MASKED}", shown, flags=re.DOTALL)
