@@ -47,7 +47,7 @@ PLAN: dict[str, tuple[str, tuple[str, ...], str, float, float | None]] = {
         0.003,
         0.0008,
     ),
-    "dangerous_request": ("dangerous_content", ("prompt",), "reads like a request for harm", 0.002, 0.0005),
+    "dangerous_request": ("dangerous_content", ("prompt",), "reads like a request for harm", 0.004, 0.0008),
     "dangerous_answer": ("dangerous_content", ANSWER, "reads like help with serious harm", 0.0015, 0.0005),
     "toxicity": ("toxicity", BOTH, "reads like abuse or hate", 0.0015, 0.0005),
     "bias": ("bias", BOTH, "reads like a demeaning generalisation", 0.001, None),
@@ -60,7 +60,7 @@ PLAN: dict[str, tuple[str, tuple[str, ...], str, float, float | None]] = {
 # Share of harmless text that the lexical classifier leaves to tier 2, head by head: most where a
 # miss costs most and words tell least.
 OPEN = {
-    "prompt_injection": 0.02, "dangerous_request": 0.02, "dangerous_answer": 0.015, "toxicity": 0.03,
+    "prompt_injection": 0.02, "dangerous_request": 0.1, "dangerous_answer": 0.03, "toxicity": 0.03,
     "bias": 0.01, "security_attack": 0.004, "overconfidence": 0.004, "hedging_excessive": 0.004,
     "tone_issue": 0.004, "missing_grounding": 0.004,
 }  # fmt: skip
@@ -70,6 +70,8 @@ BLOCK = 0.8
 # Ordinary traffic hardly ever comes near some classes, so its tail alone would block what the head
 # itself holds to be harmless: slang, counter-speech, news. These logits are the least that count.
 LEAST_WARN, LEAST_BLOCK = -0.5, 1.0
+# The refitted head of toxicity (encoder/refit.py) puts the same texts lower.
+LEAST = {"toxicity": (-1.1, 0.3)}
 
 
 def logit(share: float) -> float:
@@ -103,13 +105,14 @@ HARD_SHARE = {"security_attack": 0.005, "prompt_injection": 0.03}
 HARD_ROWS = 200
 
 
-def calibrate(head: str, benign: np.ndarray, least: float = LEAST_WARN) -> tuple[float, float]:
+def calibrate(head: str, benign: np.ndarray, least: float = -math.inf) -> tuple[float, float]:
     """Slope and offset of the score from the logits of harmless text; none below `least` warns."""
     name, _, _, warn_fpr, block_fpr = PLAN[head]
     warn = WARN.get(name, 0.5)
-    low = max(tail(benign, warn_fpr), LEAST_WARN, least)
+    floor, block_floor = LEAST.get(head, (LEAST_WARN, LEAST_BLOCK))
+    low = max(tail(benign, warn_fpr), floor, least)
     # Without a block threshold the second point only says how steep the score is.
-    high = tail(benign, warn_fpr / 3) if block_fpr is None else max(tail(benign, block_fpr), LEAST_BLOCK)
+    high = tail(benign, warn_fpr / 3) if block_fpr is None else max(tail(benign, block_fpr), block_floor)
     slope = (logit(BLOCK) - logit(warn)) / max(high - low, 0.25)
     slope = min(slope, 3.0)
     return slope, logit(warn) - slope * low
@@ -206,7 +209,7 @@ def single(said: argparse.Namespace) -> None:
     heads = []
     for column, head in enumerate(HEADS):
         name, kinds, note, *_ = PLAN[head]
-        least = LEAST_WARN
+        least = -math.inf
         if head in HARD:
             resembling = np.array([r["logits"][column] for r in rows if r["source"] in HARD[head]])  # type: ignore[index]
             least = float(np.quantile(resembling, 1 - HARD_SHARE[head]))
