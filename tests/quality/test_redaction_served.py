@@ -123,7 +123,7 @@ class Postgres:
 
 @pytest.fixture(
     params=[("sqlite", "redacted"), ("postgresql", "redacted"), ("postgresql", "hash")],
-    ids=lambda given: "-".join(given),
+    ids=["sqlite-redacted", "postgresql-redacted", "postgresql-hash"],
 )
 def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Database, Service]]:
     """What is tried, the database, and the service over it."""
