@@ -41,6 +41,7 @@ def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str
             # Limits are counted here. Two thousand at once are also an overload, which would tell some
             # of those beyond the limit 503 before they are counted (tests of admission see to that).
             "LLMOBS_QUEUE_MS": "60000",
+            "LLMOBS_JOURNAL_MAX_WAIT_MS": "60000",
             "LOG_LEVEL": "error",
         }
         services = [Service(tmp_path, database, more, name=f"service{n}") for n in range(SERVICES)]
