@@ -19,6 +19,7 @@ from litestar.datastructures import State
 from opentelemetry.sdk.resources import Resource
 
 from llmobs.access.limits import SWEEP_SECONDS
+from llmobs.access.persons import person_keys_from
 from llmobs.access.setup import Access, installed_access
 from llmobs.book import Book
 from llmobs.canary import JUDGE_TIER, Canaries
@@ -63,6 +64,8 @@ NOTE_SECONDS = 5.0
 """How soon the audit log knows of a policy that came into force."""
 TOUCH_SECONDS = 30.0
 """How often it is written down when keys were last used."""
+FORGET_SECONDS = 1.0
+"""How soon a process forgets a person whom another has erased."""
 GAUGE_SECONDS = 1.0
 """How old another worker's gauges may be in a scrape."""
 
@@ -127,7 +130,12 @@ class Background:
         canaries: Canaries | None = None,
         access: Access | None = None,
         audit: Audit | None = None,
+        erasure: Erasure | None = None,
     ) -> None:
+        """`erasure` where persons are told apart."""
+        self._erasure = erasure
+        self._barred: int | None = None
+        """The latest erasure of a person that was dealt with here."""
         self._audit = audit
         self._noted: object = None
         self._settings = settings
@@ -149,6 +157,8 @@ class Background:
             group.create_task(self._reloads())
             if self._judge is not None:
                 group.create_task(self._probes(self._judge))
+            if self._erasure is not None:
+                group.create_task(_every(FORGET_SECONDS, self._forget))
             if self._audit is not None:
                 group.create_task(_every(NOTE_SECONDS, self._note_policies))
             if self._settings.judge_cache_seconds:
@@ -198,6 +208,21 @@ class Background:
             if self._audit is not None and book.name == "policies" and current is not self._noted:
                 await self._audit.tell_if_new(*policy_deeds(current))
                 self._noted = current
+
+    async def _forget(self) -> None:
+        """Follow erasures of persons, whoever asked for them: what is remembered here, and what came in between."""
+        erasure = self._erasure
+        assert erasure is not None  # noqa: S101  # started only with one
+        found = await erasure.since(self._barred)
+        if not found:
+            return
+        if self._judge is not None:
+            self._judge.judge.forget({barred.subject_key for barred in found})
+        for barred in found:
+            gone = {table: rows for table, rows in (await erasure.finish(barred)).items() if rows}
+            if gone:
+                log.info("erasure finished", **gone)
+            self._barred = barred.id
 
     async def _expire(self) -> None:
         await self._store.delete_expired_judgements()
@@ -266,6 +291,7 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
     telemetry = _telemetry(who, exemplars=tracing is not None)
     store = Store(settings, telemetry)
     door = installed_access(settings, store)
+    persons = person_keys_from(settings)
 
     def find_sensitive(text: str) -> Iterable[Span]:
         return rules.current.sensitive(text)  # not bound once: a reload replaces the rules
@@ -298,6 +324,7 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
         default_policy=settings.default_policy,
         store_text=settings.store_text,
         remembered=_remembered(settings, rules, policies, telemetry),
+        persons=persons,
     )
     _show(telemetry, settings, store, books=(rules, policies), judge=judge, canaries=canaries)
 
@@ -313,7 +340,14 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         background = Background(
-            settings, store, books, judge=judge, canaries=canaries, access=door, audit=services.audit
+            settings,
+            store,
+            books,
+            judge=judge,
+            canaries=canaries,
+            access=door,
+            audit=services.audit,
+            erasure=None if persons is None else services.erasure,
         )
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
@@ -344,7 +378,8 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
         limiter=door.limiter,
         registry=door.registry,
         opinions=Opinions(store.database),
-        erasure=Erasure(store.database),
+        erasure=Erasure(store.database, telemetry.count),
+        persons=persons,
         admission=_admission(settings, telemetry, store),
         audit=Audit(store.database),
         books=books,

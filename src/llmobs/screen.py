@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import anyio.to_thread
 import msgspec
 
+from llmobs.access.persons import SUBJECT_ID, PersonKeys, named_person
 from llmobs.detect.pipeline import Departed, Pipeline
 from llmobs.domain.decision import decide
 from llmobs.domain.detection import Ran, Report
@@ -105,8 +106,13 @@ class Screen:
         default_policy: str = "default",
         store_text: StoreText = StoreText.REDACTED,
         remembered: Remembered | None = None,
+        persons: PersonKeys | None = None,
     ) -> None:
-        """Without `remembered` every text is examined, however often it comes."""
+        """Without `remembered` every text is examined, however often it comes.
+
+        Without `persons` nobody can be erased by the id that requests name them by.
+        """
+        self._persons = persons
         self._remembered = remembered
         self._pipeline = pipeline
         self._policies = policies
@@ -146,27 +152,40 @@ class Screen:
     async def screen(self, inquiry: Inquiry) -> Screened:
         """Examine, decide, record. Raises Problem when the verdict may not be given unrecorded."""
         policy = self.policy_named(inquiry.policy, inquiry.client_id)
+        person = self._person(inquiry)
         if inquiry.idempotency_key is not None:
             first = await self._journal.by_idempotency_key(inquiry.client_id, inquiry.idempotency_key)
             if first is not None:
                 return _replay(inquiry, first)
         if CAN_WAIT.get():
             async with self._items:
-                verdict = await self._verdict(policy, inquiry)
+                verdict = await self._verdict(policy, inquiry, person)
         else:
-            verdict = await self._verdict(policy, inquiry)
-        record = await self._record(inquiry, verdict)
+            verdict = await self._verdict(policy, inquiry, person)
+        record = await self._record(inquiry, verdict, person)
         receipt = await self._journal.append(record)
         if receipt.duplicate_of is not None:
             return _replay(inquiry, receipt.duplicate_of)
         self._observer.verdict(verdict)
         return Screened(record=record, recorded=receipt.recorded)
 
-    async def _verdict(self, policy: Policy, inquiry: Inquiry) -> Verdict:
-        """From memory, where an equal request was examined before."""
+    def body_digest(self, body: bytes) -> bytes:
+        """What tells a repeated request from another one with the same idempotency key, 32 bytes."""
+        return hashlib.sha256(body).digest() if self._persons is None else self._persons.body_digest(body)
+
+    def _person(self, inquiry: Inquiry) -> str | None:
+        """The keyed hash of the person whom the request names."""
+        named = None if self._persons is None else named_person(inquiry.context)
+        return None if named is None or self._persons is None else self._persons.key_of(named)
+
+    async def _verdict(self, policy: Policy, inquiry: Inquiry, person: str | None) -> Verdict:
+        """From memory, where an equal request was examined before.
+
+        What names a person is not remembered: other processes would go on serving it after an erasure.
+        """
         remembered = self._remembered
-        if remembered is None:
-            return await examine(self._pipeline, policy, inquiry)
+        if remembered is None or person is not None:
+            return await examine(self._pipeline, policy, inquiry, person)
         started = perf_counter()
         generation = remembered.generation()
         key = key_of(inquiry.text, inquiry.kind, inquiry.context, policy, inquiry.client_id)
@@ -184,7 +203,7 @@ class Screen:
         remembered.put(key, verdict, generation)
         return verdict
 
-    async def _record(self, inquiry: Inquiry, verdict: Verdict) -> Record:
+    async def _record(self, inquiry: Inquiry, verdict: Verdict, person: str | None) -> Record:
         decision = verdict.decision
         text, context = await self._kept(inquiry, verdict.coverage)
         return Record(
@@ -209,15 +228,19 @@ class Screen:
             policy_id=verdict.policy_id,
             policy_version=verdict.policy_version,
             client_id=inquiry.client_id,
+            subject_key=person,
             idempotency_key=inquiry.idempotency_key,
             body_sha256=inquiry.body_sha256,
         )
 
     async def _kept(self, inquiry: Inquiry, reports: Iterable[Report]) -> tuple[str, dict[str, Any] | None]:
-        """Text and context as the storage setting wants them."""
+        """Text and context as the storage setting wants them, the person's id left out in any case."""
+        context = inquiry.context
+        if context is not None and SUBJECT_ID in context:
+            context = {name: value for name, value in context.items() if name != SUBJECT_ID}
         match self._store_text:
             case StoreText.FULL:
-                return inquiry.text, inquiry.context
+                return inquiry.text, context
             case StoreText.HASH:
                 return "sha256:" + hashlib.sha256(inquiry.text.encode()).hexdigest(), None
             case StoreText.REDACTED:
@@ -228,7 +251,6 @@ class Screen:
                     for span in report.findings.sensitive
                 ]
                 text = masked(inquiry.text, sensitive)
-                context = inquiry.context
                 if context:
                     if inquiry.context_bytes > INLINE_CONTEXT:
                         context = await anyio.to_thread.run_sync(self._masked_json, context)
@@ -247,12 +269,15 @@ class Screen:
         return value
 
 
-async def examine(pipeline: Pipeline, policy: Policy, inquiry: Inquiry) -> Verdict:
-    """The verdict alone, unrecorded: what `llmobs detect` and `llmobs eval` use as well."""
+async def examine(pipeline: Pipeline, policy: Policy, inquiry: Inquiry, person: str | None = None) -> Verdict:
+    """The verdict alone, unrecorded: what `llmobs detect` and `llmobs eval` use as well.
+
+    `person` is the keyed hash of whom the request names.
+    """
     started = perf_counter()
     request_id = new_request_id()
     subject = subject_from_context(
-        inquiry.text, inquiry.kind, inquiry.context or {}, request_id, inquiry.client_id
+        inquiry.text, inquiry.kind, inquiry.context or {}, request_id, inquiry.client_id, person=person
     )
     reports, standing = await pipeline.weighed(subject, policy, inquiry.departed)
     decision = decide(policy, reports, standing)

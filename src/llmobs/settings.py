@@ -76,7 +76,7 @@ UNPREFIXED = frozenset(
     }
 )
 # Read by the tests and the data tools, not by the service.
-SECRETS = frozenset({"database_url", "rate_store", "groq_api_key", "judge_api_key"})
+SECRETS = frozenset({"database_url", "rate_store", "groq_api_key", "judge_api_key", "subject_pepper"})
 """Settings that are a secret or may hold one. Each can come from a file; the pepper's is a setting itself."""
 MASKED = "***"
 FOREIGN = ("LLMOBS_TEST_", "LLMOBS_DATA")
@@ -176,6 +176,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ""
     key_pepper_file: Annotated[str, Meta(description="File that holds that secret instead.")] = ""
+    subject_pepper: Annotated[
+        str,
+        Meta(
+            description="Secret of at least 32 characters that `context.subject_id` is hashed with, the same in every "
+            "process, so that a person's rows can be erased. Change it and earlier rows are not found any more. "
+            "Empty: ids are dropped and nobody can be erased by them."
+        ),
+    ] = ""
     jwt_jwks: Annotated[
         str,
         Meta(

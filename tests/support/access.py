@@ -18,7 +18,7 @@ PEPPER = "a pepper that only the tests know, long enough"
 
 def keyed(settings: Settings, **more: object) -> Settings:
     """The settings with keys asked for."""
-    asked = {"auth_mode": AuthMode.KEYS, "key_pepper": PEPPER} | more
+    asked = {"auth_mode": AuthMode.KEYS, "key_pepper": PEPPER, "subject_pepper": PEPPER} | more
     return msgspec.structs.replace(settings, **asked)
 
 

@@ -70,6 +70,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     policy_id: str
     policy_version: int
     client_id: str | None = None
+    subject_key: str | None = None
+    """Keyed hash of the person whom the request names; None where it names none."""
     idempotency_key: str | None = None
     body_sha256: bytes | None = None
     """Digest of the request body, kept beside an idempotency key to tell a repeat from a reuse."""

@@ -65,6 +65,8 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     """The subject area the answer must stay in, for example `medicine`."""
     client_id: str | None = None
     """Who asks, where known: budgets are kept by client."""
+    person: str | None = None
+    """Keyed hash of whom the request names: what is remembered of the text can be forgotten by it."""
     doubts: Mapping[str, Doubt] = {}
     """By open class, what earlier tiers found; empty for the first tier."""
     likenesses: Mapping[str, Likeness] = {}
@@ -77,6 +79,8 @@ def subject_from_context(
     context: dict[str, Any],
     request_id: str = "",
     client_id: str | None = None,
+    *,
+    person: str | None = None,
 ) -> Subject:
     """Pick the understood keys out of free JSON `context`; others are left alone.
 
@@ -107,4 +111,5 @@ def subject_from_context(
         system_prompt=text_of("system_prompt"),
         domain=text_of("domain"),
         client_id=client_id,
+        person=person,
     )

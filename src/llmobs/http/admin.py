@@ -11,7 +11,7 @@ from msgspec import Meta
 from llmobs.access.registry import ClientChange, Made
 from llmobs.domain.access import Client, Key, Need, Scope
 from llmobs.domain.audit import Entry
-from llmobs.errors import ParameterInvalid
+from llmobs.errors import EntryConflict, ParameterInvalid
 from llmobs.http.access import needs, principal_of
 from llmobs.http.bodies import MAX_BODY, read_body
 from llmobs.http.logs import before_of, checked_limit, read_query
@@ -62,6 +62,14 @@ class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Body of POST /v1/admin/keys/{key_id}/rotate."""
 
     overlap_seconds: Annotated[Overlap, Meta(description="How long the old key works on.")] = 86_400
+
+
+class NewErasure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of POST /v1/admin/erasures."""
+
+    subject_id: Annotated[
+        str, Meta(min_length=1, max_length=1024, description="As requests gave it in `context.subject_id`.")
+    ]
 
 
 class ClientList(msgspec.Struct, frozen=True, kw_only=True):
@@ -240,6 +248,17 @@ async def list_audit(request: AnyRequest) -> Response[bytes]:
     return _json(AuditPage(entries=tuple(map(_shown, found)), next_cursor=cursor))
 
 
+@post("/v1/admin/erasures", status_code=200, opt=needs(Need.ADMIN), request_max_body_size=MAX_BODY)
+async def erase_person(request: AnyRequest) -> Response[bytes]:
+    """Erase all that is kept of a person. The id is in the body, for URLs end up in logs."""
+    asked = await read_body(request, NewErasure)
+    parts, who = services(request), principal_of(request)
+    if parts.persons is None:
+        raise EntryConflict("This service cannot tell persons apart: set LLMOBS_SUBJECT_PEPPER.")
+    key = parts.persons.key_of(asked.subject_id)
+    return _json(await parts.erasure.of_person(who.view, key, by=who.actor))
+
+
 HANDLERS = (
     me,
     list_clients,
@@ -251,6 +270,7 @@ HANDLERS = (
     rotate_key,
     revoke_key,
     list_audit,
+    erase_person,
 )
 
 

@@ -1,7 +1,6 @@
 """POST /v1/detect and /v1/detect/batch."""
 
 import asyncio
-import hashlib
 import re
 from typing import TYPE_CHECKING, Any, cast
 
@@ -198,7 +197,7 @@ async def _screen(
             policy=asked.policy or who.policy,
             client_id=who.client_id,
             idempotency_key=key,
-            body_sha256=None if key is None else hashlib.sha256(body).digest(),
+            body_sha256=None if key is None else parts.screen.body_digest(body),
             departed=departed,
         )
     )

@@ -17,7 +17,7 @@ from llmobs.http import admin, catalogue, feedback, overview, schemas
 from llmobs.http.access import LIMITED
 from llmobs.http.logs import JSON_LINES, MAX_LIMIT
 from llmobs.http.problems import MEDIA_TYPE
-from llmobs.store.erasure import Erased
+from llmobs.store.erasure import Erased, ErasedPerson
 from llmobs.store.records import CURSOR
 
 REF = "#/components/schemas/{name}"
@@ -42,12 +42,14 @@ _TYPES = (
     admin.ClientList,
     admin.KeyList,
     admin.FreshKey,
+    admin.NewErasure,
     admin.Caller,
     admin.AuditPage,
     feedback.NewFeedback,
     feedback.FeedbackPage,
     KeptOpinion,
     Erased,
+    ErasedPerson,
     catalogue.PolicyList,
     catalogue.RuleList,
     overview.Overview,
@@ -354,6 +356,15 @@ def _admin_paths() -> dict[str, Any]:
                     ),
                     _LIMIT,
                 ],
+            )
+        },
+        "/v1/admin/erasures": {
+            "post": _operation(
+                "erasePerson",
+                "Erase all that is kept of a person",
+                {200: _answer("ErasedPerson", "How many rows are gone")},
+                (*body, errors.EntryConflict, away),
+                requestBody=taken("NewErasure", "Whom."),
             )
         },
         "/v1/admin/clients": {

@@ -29,7 +29,7 @@ class DetectRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         msgspec.Raw,
         Meta(
             description="Free JSON object, up to 64 levels deep. Understood keys: `query`, `documents` (strings or `{id, text}`), "
-            "`reference`, `system_prompt`, `domain`; others are stored and ignored.",
+            "`reference`, `system_prompt`, `domain`; `subject_id` names a person and is kept as a keyed hash alone; others are stored and ignored.",
             extra_json_schema={"type": ["object", "null"]},
         ),
     ] = msgspec.field(default_factory=lambda: NO_CONTEXT)

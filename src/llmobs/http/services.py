@@ -9,6 +9,7 @@ from litestar import Request
 
 from llmobs.access.gate import Gate
 from llmobs.access.limits import Limiter
+from llmobs.access.persons import PersonKeys
 from llmobs.access.registry import Registry
 from llmobs.book import Book
 from llmobs.detect.tier1_patterns.book import RuleBook
@@ -55,6 +56,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     admission: Admission
     audit: Audit
     erasure: Erasure
+    persons: PersonKeys | None
+    """Turns the ids by which requests name persons into what their rows carry; None: no pepper is set."""
     books: tuple[Book[Any], ...]
     rules: RuleBook
     policies: PolicyBook

@@ -63,6 +63,9 @@ class Opinions:
         """Write an opinion, in place of an earlier one on the verdict. As kept, and whether it is new."""
         values = msgspec.structs.asdict(opinion)
         values["note"] = without_nul(opinion.note)
+        logs = detection_logs.c
+        of_verdict = select(logs.subject_key).where(logs.request_id == opinion.request_id)
+        values["subject_key"] = of_verdict.scalar_subquery()
         async with self._database.transaction() as connection:
             make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
             mine = feedback.c.request_id == opinion.request_id

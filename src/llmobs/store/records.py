@@ -16,10 +16,17 @@ from llmobs.domain.record import CoverageEntry, EvidenceEntry, Record
 from llmobs.domain.risk import Action
 from llmobs.domain.subject import Kind
 from llmobs.store.database import to_json, without_nul
-from llmobs.store.tables import detection_logs, idempotency_keys, system_metrics
+from llmobs.store.tables import detection_logs, erased_subjects, idempotency_keys, system_metrics
 from llmobs.store.tenancy import visible
 
 COLUMNS = tuple(column.name for column in detection_logs.columns if column.name != "id")
+STANDS = """(given.subject_key IS NULL OR NOT EXISTS (SELECT 1 FROM erased_subjects AS gone
+WHERE gone.subject_key = given.subject_key AND gone.erased_at >= given.created_at
+AND (gone.client_id IS NULL OR gone.client_id = given.client_id)))"""
+"""Condition on rows that are about to be written: nobody has erased their person since they were made.
+
+They may have waited in a spool, or been under way, while that happened.
+"""
 CURSOR = re.compile(r"[1-9][0-9]{0,17}")
 TIERS = (1, 2, 3)
 _EVIDENCE = tuple[EvidenceEntry, ...]
@@ -96,6 +103,7 @@ def row_of(record: Record, *, postgres: bool) -> tuple[Any, ...]:
         record.policy_id,
         record.policy_version,
         record.client_id,
+        record.subject_key,
     )
 
 
@@ -105,8 +113,9 @@ async def insert_records(connection: AsyncConnection, records: Sequence[Record])
     Answers, for each record whose idempotency key had been taken, its request id and the id of
     the request that took it; those records are not written.
     """
-    lost = await _claim_keys(connection, [r for r in records if r.idempotency_key is not None])
-    rows = [r for r in records if r.request_id not in lost]
+    standing = await _standing(connection, records)
+    lost = await _claim_keys(connection, [r for r in standing if r.idempotency_key is not None])
+    rows = [r for r in standing if r.request_id not in lost]
     if rows:
         dialect = connection.dialect.name
         postgres = dialect == "postgresql"
@@ -114,6 +123,26 @@ async def insert_records(connection: AsyncConnection, records: Sequence[Record])
             _insert_statement(dialect), [row_of(record, postgres=postgres) for record in rows]
         )
     return lost
+
+
+async def _standing(connection: AsyncConnection, records: Sequence[Record]) -> Sequence[Record]:
+    """Those whose person nobody has erased since they were made: what STANDS says, where keys come first."""
+    named = {record.subject_key for record in records if record.subject_key is not None}
+    if not named:
+        return records
+    gone = erased_subjects.c
+    found = await connection.execute(
+        select(gone.subject_key, gone.client_id, gone.erased_at).where(gone.subject_key.in_(named))
+    )
+    erased = [tuple(row) for row in found]
+    return [
+        record
+        for record in records
+        if not any(
+            key == record.subject_key and client in {None, record.client_id} and at >= record.created_at
+            for key, client, at in erased
+        )
+    ]
 
 
 async def _claim_keys(connection: AsyncConnection, records: Sequence[Record]) -> dict[str, str]:

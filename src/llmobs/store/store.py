@@ -160,16 +160,18 @@ class Store:
             if gone < SWEEP_ROWS:
                 return deleted
 
-    async def judgement(self, keys: Sequence[str]) -> tuple[str, bytes] | None:
-        """The first of the keys under which the judge's decision is kept and holds, with it."""
+    async def judgement(self, keys: Sequence[str]) -> tuple[str, bytes, str | None] | None:
+        """The first of the keys under which the judge's decision is kept and holds, with it and its person."""
         async with self._database.transaction() as connection:
             return await judgements.first_of(connection, keys, datetime.now(UTC))
 
     @retried
-    async def keep_judgement(self, key: str, value: bytes, expires_at: datetime) -> None:
+    async def keep_judgement(
+        self, key: str, value: bytes, expires_at: datetime, person: str | None = None
+    ) -> None:
         """Keep a decision of the judge, replacing an older one under the key."""
         async with self._database.transaction() as connection:
-            await judgements.put(connection, key, value, expires_at)
+            await judgements.put(connection, key, value, expires_at, person)
 
     async def delete_expired_judgements(self) -> int:
         """Delete decisions that hold no more, in small transactions. How many."""

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -68,6 +69,12 @@ def _json(name: str, *, nullable: bool = False) -> Column[Any]:
     )
 
 
+def _of_persons(table: str) -> Index:
+    """Only rows that name a person are in it, so all others are written at no cost."""
+    named = text("subject_key IS NOT NULL")
+    return Index(f"ix_{table}_subject_key", "subject_key", postgresql_where=named, sqlite_where=named)
+
+
 detection_logs = Table(
     "detection_logs",
     metadata,
@@ -93,9 +100,12 @@ detection_logs = Table(
     Column("policy_id", Text, nullable=False),
     Column("policy_version", Integer, nullable=False),
     Column("client_id", Text, nullable=True),
+    Column("subject_key", Text, nullable=True),  # keyed hash of the person named, to erase by
     UniqueConstraint("request_id"),
     Index(None, "client_id", "id"),  # a client's own rows, newest first
-    *(Index(None, name) for name in ("action", "tier_used", "blocked", "failure_class", "created_at")),
+    *(Index(None, name) for name in ("action", "tier_used", "blocked", "created_at")),
+    Index(None, "failure_class", "created_at"),  # what is kept for how long depends on the class
+    _of_persons("detection_logs"),
     sqlite_autoincrement=True,  # no id is given twice, or a cursor could lead to another row
 )
 
@@ -109,6 +119,7 @@ idempotency_keys = Table(
     Column("created_at", UtcDateTime, nullable=False),
     PrimaryKeyConstraint("client_id", "key"),
     Index(None, "created_at"),
+    Index(None, "request_id"),  # it goes with its verdict
 )
 
 system_metrics = Table(
@@ -131,7 +142,9 @@ judgements = Table(
     Column("key", Text, primary_key=True),  # digest of question, prompt and model
     Column("value", LargeBinary, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
+    Column("subject_key", Text, nullable=True),  # of the request that it was first made for
     Index(None, "expires_at"),
+    _of_persons("judgements"),
 )
 
 feedback = Table(
@@ -148,8 +161,23 @@ feedback = Table(
     # The verdict as it was, so that precision can be told without a join.
     Column("action", Text, nullable=False),
     Column("failure_class", Text, nullable=True),
+    Column("subject_key", Text, nullable=True),  # of the verdict, which may be gone sooner
     UniqueConstraint("request_id"),
     Index(None, "client_id", "id"),
+    Index(None, "created_at"),
+    _of_persons("feedback"),
+    sqlite_autoincrement=True,
+)
+
+erased_subjects = Table(
+    "erased_subjects",
+    metadata,
+    _id(),
+    Column("subject_key", Text, nullable=False),
+    Column("client_id", Text, nullable=True),  # null: the rows of all clients
+    Column("erased_at", UtcDateTime, nullable=False),  # what was made until then is not written any more
+    Index(None, "subject_key"),
+    Index(None, "erased_at"),
     sqlite_autoincrement=True,
 )
 

@@ -28,12 +28,13 @@ from llmobs.store.database import (
     told_plainly,
     undone,
 )
-from llmobs.store.records import COLUMNS, row_of
+from llmobs.store.records import COLUMNS, STANDS, row_of
 from llmobs.store.tables import detection_logs
 
 STATEMENT_ROWS = 64
 """Rows of one SQLite statement. SQLite takes 32,766 parameters, and each length is prepared once."""
-_KEPT_STATEMENTS = 96
+_KEPT_STATEMENTS = 160
+_PERSON = COLUMNS.index("subject_key")
 
 Row = tuple[Any, ...]
 
@@ -60,12 +61,14 @@ def writer_for(database: Database) -> Writer:
 
 
 @lru_cache(maxsize=_KEPT_STATEMENTS)
-def _sqlite_insert(rows: int) -> str:
-    values = ", ".join([f"({', '.join('?' * len(COLUMNS))})"] * rows)
-    return (
-        f"INSERT INTO detection_logs ({', '.join(COLUMNS)}) VALUES {values} "  # noqa: S608  # our own column names
-        "ON CONFLICT (request_id) DO NOTHING"
-    )
+def _sqlite_insert(rows: int, *, named: bool) -> str:
+    """`named`: some rows name a person, so it is looked whether anybody has erased them."""
+    names = ", ".join(COLUMNS)
+    values = "VALUES " + ", ".join([f"({', '.join('?' * len(COLUMNS))})"] * rows)
+    if named:
+        given = f"WITH given ({names}) AS ({values})"
+        values = f"{given} SELECT {names} FROM given WHERE {STANDS}"  # noqa: S608  # our own column names
+    return f"INSERT INTO detection_logs ({names}) {values} ON CONFLICT (request_id) DO NOTHING"
 
 
 class SqliteWriter:
@@ -139,7 +142,8 @@ class SqliteWriter:
 
 
 def _insert_together(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
-    connection.execute(_sqlite_insert(len(rows)), [value for row in rows for value in row])
+    named = any(row[_PERSON] is not None for row in rows)
+    connection.execute(_sqlite_insert(len(rows), named=named), [value for row in rows for value in row])
 
 
 def _reason(error: sqlite3.Error) -> str:
@@ -147,9 +151,9 @@ def _reason(error: sqlite3.Error) -> str:
     return getattr(error, "sqlite_errorname", None) or type(error).__name__
 
 
-@lru_cache(maxsize=1)
-def _postgres_insert() -> str:
-    """One array a column, so that one prepared statement serves batches of any size."""
+@lru_cache(maxsize=2)
+def _postgres_insert(*, named: bool) -> str:
+    """One array a column, so that one prepared statement serves batches of any size. `named` as above."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     types = [detection_logs.c[name].type.dialect_impl(dialect).compile(dialect) for name in COLUMNS]
     arrays = ", ".join(
@@ -161,7 +165,8 @@ def _postgres_insert() -> str:
     )
     return (
         f"INSERT INTO detection_logs ({names}) SELECT {values} "  # noqa: S608  # our own column names
-        f"FROM unnest({arrays}) AS given ({names}) ON CONFLICT (request_id) DO NOTHING"
+        f"FROM unnest({arrays}) AS given ({names}) {f'WHERE {STANDS} ' if named else ''}"
+        "ON CONFLICT (request_id) DO NOTHING"
     )
 
 
@@ -199,7 +204,8 @@ class PostgresWriter:
         try:
             if self._connection is None:
                 self._connection = await self._opened()
-            await self._connection.execute(_postgres_insert(), *columns)
+            named = any(person is not None for person in columns[_PERSON])
+            await self._connection.execute(_postgres_insert(named=named), *columns)
         except BaseException as error:
             if isinstance(error, asyncpg.DataError) or row_at_fault(getattr(error, "sqlstate", None)):
                 raise RowRefused(type(error).__name__) from None

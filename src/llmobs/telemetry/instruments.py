@@ -144,6 +144,13 @@ METRICS = {
         ),
         Metric("result_cache_evictions", "counter", "", (), "Known verdicts given up for newer ones."),
         Metric("result_cache_size", "gauge", "By", (), "Estimated size of the known verdicts in memory."),
+        Metric(
+            "rows_deleted",
+            "counter",
+            "",
+            ("table", "reason"),
+            "Rows deleted by the service: verdicts, feedback, idempotency_keys, judgements; by retention or erasure.",
+        ),
         Metric("journal_failures", "counter", "", ("reason",), "Transactions that failed."),
         Metric(
             "spool_size", "gauge", "By", (), "Size of the spool of verdicts that the database has not taken."

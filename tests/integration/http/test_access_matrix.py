@@ -83,6 +83,7 @@ TABLE = {
     ("POST", "/v1/admin/keys"): Expected(Need.ADMIN, 201, {"client_id": "ours"}),
     ("POST", "/v1/admin/keys/{key_id}/rotate"): Expected(Need.ADMIN, 201, {}, 409),
     ("DELETE", "/v1/admin/keys/{key_id}"): Expected(Need.ADMIN),
+    ("POST", "/v1/admin/erasures"): Expected(Need.ADMIN, 200, {"subject_id": "nobody's"}),
     # Last, for the lines above ask for the verdict.
     ("DELETE", "/v1/logs/{request_id}"): Expected(Need.ADMIN, 200, None, 404),
 }

@@ -23,6 +23,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         database_url=f"sqlite:///{folder}/llmobs.db",
         spool_dir=str(folder / "spool"),
         store_on_failure=StoreOnFailure.REFUSE,
+        subject_pepper="a pepper that only this test knows, long enough",
         log_level="error",
     )
     upgrade(chosen, "head")

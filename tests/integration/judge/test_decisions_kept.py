@@ -35,11 +35,11 @@ async def test_decisions_are_kept_replaced_and_swept(store: Store) -> None:
     now = datetime.now(UTC)
     assert await store.judgement(["a", "b"]) is None
     await store.keep_judgement("a", b"one", now + timedelta(hours=1))
-    await store.keep_judgement("b", b"two", now + timedelta(hours=1))
-    assert await store.judgement(["x", "b", "a"]) == ("b", b"two")
+    await store.keep_judgement("b", b"two", now + timedelta(hours=1), "ann")
+    assert await store.judgement(["x", "b", "a"]) == ("b", b"two", "ann")
     await store.keep_judgement("b", b"three", now + timedelta(hours=1))
-    assert await store.judgement(["b"]) == ("b", b"three")
+    assert await store.judgement(["b"]) == ("b", b"three", None)
     await store.keep_judgement("b", b"four", now - timedelta(seconds=1))
-    assert await store.judgement(["b", "a"]) == ("a", b"one")
+    assert await store.judgement(["b", "a"]) == ("a", b"one", None)
     assert await store.delete_expired_judgements() == 1
     assert await store.delete_expired_judgements() == 0

@@ -128,6 +128,7 @@ class JudgeDetector:
             shown=windows(flat, suspects, self._max_chars),
             context=context_materials(family, subject, self._max_chars),
             client=subject.client_id,
+            person=subject.person,
             until=monotonic() + self._deadline_s - min(MARGIN_S, self._deadline_s / 4),
             fresh=self._fresh,
         )

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Self
 
 import msgspec
@@ -43,6 +43,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     shown: tuple[Window, ...]
     context: tuple[Material, ...] = ()
     client: str | None = None
+    person: str | None = None
+    """Whom an erasure would name to have the answer forgotten."""
     until: float
     """Time of the monotonic clock after which no answer is of use."""
     fresh: bool = False
@@ -104,6 +106,10 @@ class Judge:
         await flights.drain(self._drain_s)
         await group.__aexit__(None, None, None)
         await self.chain.close()
+
+    def forget(self, persons: Collection[str]) -> None:
+        """Forget what is remembered in this process of questions about them."""
+        self._cache.forget(persons)
 
     async def probe(self, seconds: float = 3.0) -> tuple[ProviderStatus, ...]:
         """Look at every provider, each for so long at most, and remember what was seen."""
@@ -176,7 +182,7 @@ class Judge:
             ),
             keys[0],
         )
-        await self._cache.keep(by, judgement)
+        await self._cache.keep(by, judgement, question.person)
         return judgement, False
 
     async def _ballot(self, question: Question, bill: "_Bill") -> list[dict[str, ClassVerdict]]:

@@ -366,6 +366,27 @@ async def test_the_memory_forgets_the_oldest_and_the_expired() -> None:
     assert cache.in_memory(["a", "c"]) is None
 
 
+async def test_what_was_first_asked_for_a_person_is_forgotten_with_them() -> None:
+    kept: dict[str, tuple[bytes, str | None]] = {}
+
+    class Store:
+        async def judgement(self, keys: Any) -> Any:
+            return next(((key, *kept[key]) for key in keys if key in kept), None)
+
+        async def keep_judgement(
+            self, key: str, value: bytes, expires_at: Any, person: str | None = None
+        ) -> None:
+            kept[key] = value, person
+
+    first, other = (DecisionCache(size=9, seconds=60, store=Store()) for _ in range(2))
+    for key, person in (("a", "ann"), ("b", "bob"), ("c", None)):
+        await first.keep(key, JUDGED, person)
+        assert await other.in_store([key]) == JUDGED  # another process, which has it from the database
+    for cache in (first, other):
+        cache.forget({"ann"})
+        assert [cache.in_memory([key]) for key in "abc"] == [None, JUDGED, JUDGED]
+
+
 async def test_a_store_that_fails_or_holds_nonsense_is_a_miss() -> None:
     class Store:
         def __init__(self, value: Any) -> None:
@@ -374,9 +395,11 @@ async def test_a_store_that_fails_or_holds_nonsense_is_a_miss() -> None:
         async def judgement(self, keys: Any) -> Any:
             if self.value is None:
                 raise StoreUnavailable("away")
-            return keys[0], self.value
+            return keys[0], self.value, None
 
-        async def keep_judgement(self, key: str, value: bytes, expires_at: Any) -> None:
+        async def keep_judgement(
+            self, key: str, value: bytes, expires_at: Any, person: str | None = None
+        ) -> None:
             raise StoreUnavailable("away")
 
     for value in (None, b"{", b'{"model": 3}'):
