@@ -8,7 +8,6 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, cast
 
@@ -49,6 +48,7 @@ from llmobs.settings import Settings, load_settings
 from llmobs.store.audit import Audit
 from llmobs.store.erasure import Erasure
 from llmobs.store.feedback import Opinions
+from llmobs.store.retention import Retention, periods_from
 from llmobs.store.store import Store
 from llmobs.supervised import end_with_supervisor, folder_from
 from llmobs.telemetry.instruments import Telemetry
@@ -131,8 +131,10 @@ class Background:
         access: Access | None = None,
         audit: Audit | None = None,
         erasure: Erasure | None = None,
+        retention: Retention | None = None,
     ) -> None:
-        """`erasure` where persons are told apart."""
+        """`erasure` where persons are told apart, `retention` where anything is deleted after a time."""
+        self._retention = retention
         self._erasure = erasure
         self._barred: int | None = None
         """The latest erasure of a person that was dealt with here."""
@@ -174,7 +176,7 @@ class Background:
             if self._access is not None and not self._access.gate.is_open:
                 group.create_task(_every(TOUCH_SECONDS, self._touch))
                 group.create_task(_every(SWEEP_SECONDS, self._access.limiter.sweep))
-            if settings.retention_days:
+            if self._retention is not None:
                 group.create_task(_every(3600.0, self._sweep))
             if settings.snapshot_seconds:
                 group.create_task(_every(settings.snapshot_seconds, self._snapshot))
@@ -232,10 +234,10 @@ class Background:
         await self._store.touch_keys(self._access.gate.used())
 
     async def _sweep(self) -> None:
-        before = datetime.now(UTC) - timedelta(days=self._settings.retention_days)
-        deleted = await self._store.delete_before(before)
+        assert self._retention is not None  # noqa: S101  # started only with one
+        deleted = await self._retention.sweep()
         if deleted:
-            log.info("retention", deleted=deleted)
+            log.info("retention", **deleted)
 
     async def _snapshot(self) -> None:
         counts = await self._store.counts(EVERYTHING)
@@ -290,8 +292,8 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
     tracing = tracing_from(os.environ, who)
     telemetry = _telemetry(who, exemplars=tracing is not None)
     store = Store(settings, telemetry)
-    door = installed_access(settings, store)
-    persons = person_keys_from(settings)
+    door = installed_access(settings, store, telemetry.count)
+    persons, periods = person_keys_from(settings), periods_from(settings)
 
     def find_sensitive(text: str) -> Iterable[Span]:
         return rules.current.sensitive(text)  # not bound once: a reload replaces the rules
@@ -348,6 +350,7 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
             access=door,
             audit=services.audit,
             erasure=None if persons is None else services.erasure,
+            retention=None if periods.all_for_ever else Retention(store.database, periods, telemetry.count),
         )
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():

@@ -233,9 +233,12 @@ class RateLimited(Problem):
     slug = "rate-limited"
     title = "Too many requests"
 
-    def __init__(self, detail: str, *, seconds: int, told: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        """`seconds` until there is more; `told` are headers about the allowance."""
+    def __init__(
+        self, detail: str, *, seconds: int, told: Iterable[tuple[bytes, bytes]] = (), reason: str = "quota"
+    ) -> None:
+        """`seconds` until there is more; `told` are headers about the allowance; `reason` is for the metric."""
         super().__init__(detail)
+        self.reason = reason
         self._seconds = seconds
         self._told = tuple(told)
 

@@ -262,6 +262,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retention_days: Annotated[
         int, Meta(ge=0, description="Days that `detection_logs` rows are kept; 0: for ever.")
     ] = 90
+    retention_classes: Annotated[
+        str,
+        Meta(
+            description="Days for verdicts of single classes instead, comma-separated: `secret_leak=7,pii_leak=7,none=30`; "
+            "`none`: no class was found."
+        ),
+    ] = ""
+    retention_feedback_days: Annotated[
+        int, Meta(ge=0, description="Days that `feedback` rows are kept; 0: for ever.")
+    ] = 365
     snapshot_seconds: Annotated[
         float, Meta(ge=0, description="How often a row goes to `system_metrics`; 0: never.")
     ] = 60.0

@@ -234,3 +234,33 @@ def test_the_built_in_tiers_are_the_documented_ones(tmp_path: Path) -> None:
         own.write_text(wrong)
         with pytest.raises(SettingsInvalid, match="LLMOBS_TIERS_FILE"):
             load_tiers(own)
+
+
+@pytest.mark.parametrize(
+    ("tier", "reason"), [({"requests": 100, "burst": 2}, "rate"), ({"requests": 2}, "quota")]
+)
+async def test_the_reason_of_a_refusal_is_counted(tier: dict[str, int], reason: str) -> None:
+    counted: list[tuple[str, tuple[str, ...]]] = []
+    clock = Clock()
+    limiter = Limiter(
+        Counting(clock), {"t": Tier(**tier)}, clock, count=lambda name, told: counted.append((name, told))
+    )
+    for _ in range(2):
+        await limiter.request(WHO)
+    with pytest.raises(RateLimited):
+        await limiter.request(WHO)
+    assert counted == [("requests_limited", (reason,))]
+
+
+async def test_a_detection_tier_without_allowance_is_no_refused_request() -> None:
+    counted: list[str] = []
+    clock = Clock()
+    limiter = Limiter(
+        Counting(clock),
+        {"t": Tier(requests=10, tier2=1)},
+        clock,
+        count=lambda name, told: counted.append(name),
+    )
+    await limiter.request(WHO)
+    assert [await limiter.allows(2, "c") for _ in range(2)] == [None, "allowance spent"]
+    assert counted == []

@@ -104,7 +104,16 @@ class _Share:
 class Limiter:
     """Holds clients to their tiers. One per process; call `sweep` about once a second."""
 
-    def __init__(self, store: Allowances, tiers: Tiers, now: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self,
+        store: Allowances,
+        tiers: Tiers,
+        now: Callable[[], float] = monotonic,
+        *,
+        count: Callable[[str, tuple[str, ...]], None] = lambda *_: None,
+    ) -> None:
+        """`count` counts a metric: its name and its attributes."""
+        self._count = count
         self._store = store
         self._own = MemoryAllowances()
         self._tiers = tiers
@@ -122,14 +131,14 @@ class Limiter:
         self._tier_of[who.client_id] = tier
         if not (tier.requests or tier.burst):
             return []
-        share = await self._take(who.client_id, Meter.REQUESTS, tier, 1)
+        share = await self._counted(who.client_id, Meter.REQUESTS, tier, 1)
         return _told(share, tier.requests or tier.burst, self._now())
 
     async def batch(self, who: Principal, texts: int) -> None:
         """Count the texts of a batch. RateLimited when there is no allowance for all of them."""
         tier = self._tier(who)
         if tier is not None and who.client_id is not None and tier.batch_texts and texts:
-            await self._take(who.client_id, Meter.BATCH_TEXTS, tier, texts)
+            await self._counted(who.client_id, Meter.BATCH_TEXTS, tier, texts)
 
     async def allows(self, number: int, client_id: str | None) -> str | None:
         """Whether a detection tier may look at one more text of a client; None, or why not."""
@@ -169,6 +178,14 @@ class Limiter:
             return None
         found = self._tiers.get(who.tier)
         return found or min(self._tiers.values(), key=lambda tier: tier.requests or NO_LIMIT, default=None)
+
+    async def _counted(self, client_id: str, meter: Meter, tier: Tier, amount: int) -> _Share:
+        """Take for a request, which is refused where there is no more."""
+        try:
+            return await self._take(client_id, meter, tier, amount)
+        except RateLimited as refused:
+            self._count("requests_limited", (refused.reason,))
+            raise
 
     async def _take(self, client_id: str, meter: Meter, tier: Tier, amount: int) -> _Share:
         share = self._shares.get((client_id, meter))
@@ -260,6 +277,7 @@ def _limited(share: _Share, meter: Meter, tier: Tier, now: float) -> RateLimited
         ),
         seconds=seconds,
         told=_told(share, allowed, now),
+        reason="rate" if share.is_burst else "batch_texts" if meter is Meter.BATCH_TEXTS else "quota",
     )
 
 

@@ -1,6 +1,7 @@
 """The gate as the settings want it."""
 
 import ipaddress
+from collections.abc import Callable
 
 import msgspec
 
@@ -17,6 +18,7 @@ from llmobs.store.allowances import DatabaseAllowances
 from llmobs.store.database import Database
 from llmobs.store.store import Store
 
+Count = Callable[[str, tuple[str, ...]], None]
 SCHEMES = ("redis://", "rediss://", "unix://", "valkey://", "valkeys://")
 LOOPBACK_NAMES = frozenset({"localhost", "localhost.localdomain"})
 
@@ -58,23 +60,25 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     registry: Registry
 
 
-def installed_access(settings: Settings, store: Store) -> Access:
-    """The parts as the settings want them; SettingsInvalid when they cannot be had."""
+def installed_access(settings: Settings, store: Store, count: Count = lambda *_: None) -> Access:
+    """The parts as the settings want them; SettingsInvalid when they cannot be had. `count` counts a metric."""
     pepper = installed_pepper(settings)
     gate = installed_gate(settings, pepper, store.held_key, store.client_and_view)
     tiers = load_tiers(settings.tiers_path)
     return Access(
         gate=gate,
-        limiter=installed_limiter(settings, store.database, tiers),
+        limiter=installed_limiter(settings, store.database, tiers, count),
         registry=Registry(store.database, pepper, tiers=tiers, changed=gate.forget),
     )
 
 
-def installed_limiter(settings: Settings, database: Database, tiers: Tiers) -> Limiter:
+def installed_limiter(
+    settings: Settings, database: Database, tiers: Tiers, count: Count = lambda *_: None
+) -> Limiter:
     """What holds clients to their tiers; it knows of none where limits are switched off."""
     if not settings.rate_limits:
         return Limiter(MemoryAllowances(), {})
-    return Limiter(_allowances(settings, database), tiers)
+    return Limiter(_allowances(settings, database), tiers, count=count)
 
 
 def _allowances(settings: Settings, database: Database) -> Allowances:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, Select, delete, false, func, insert, select, tuple_
+from sqlalchemy import Row, Select, false, func, insert, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -265,18 +265,6 @@ async def counts(connection: AsyncConnection, view: View) -> TierCounts:
     return TierCounts(
         total=sum(found.values()), tier1=found.get(1, 0), tier2=found.get(2, 0), tier3=found.get(3, 0)
     )
-
-
-async def delete_before(connection: AsyncConnection, before: datetime, limit: int) -> int:
-    """Delete up to `limit` verdicts made before a time, and the keys of that time. How many verdicts."""
-    old = (
-        select(detection_logs.c.id)
-        .where(detection_logs.c.created_at < before)
-        .order_by(detection_logs.c.created_at)
-        .limit(limit)
-    )
-    await connection.execute(delete(idempotency_keys).where(idempotency_keys.c.created_at < before))
-    return (await connection.execute(delete(detection_logs).where(detection_logs.c.id.in_(old)))).rowcount
 
 
 async def insert_snapshot(

@@ -150,16 +150,6 @@ class Store:
                 connection, datetime.now(UTC), figures, is_healthy=is_healthy, message=message
             )
 
-    async def delete_before(self, before: datetime) -> int:
-        """Delete verdicts made before a time, in small transactions. How many."""
-        deleted = 0
-        while True:
-            async with self._database.transaction() as connection:
-                gone = await records.delete_before(connection, before, SWEEP_ROWS)
-            deleted += gone
-            if gone < SWEEP_ROWS:
-                return deleted
-
     async def judgement(self, keys: Sequence[str]) -> tuple[str, bytes, str | None] | None:
         """The first of the keys under which the judge's decision is kept and holds, with it and its person."""
         async with self._database.transaction() as connection:

@@ -242,6 +242,14 @@ METRICS = {
             ("reason",),
             "Requests refused with 503 at the door, which have no log line: queue, in_flight, journal, batch.",
         ),
+        Metric(
+            "requests_limited",
+            "counter",
+            "",
+            ("reason",),
+            "Requests refused with 429: rate (the burst of ten seconds), quota (the hour's requests), batch_texts (the "
+            "hour's texts in batches).",
+        ),
         Metric("requests_in_flight", "gauge", "", (), "Requests of one text that are not answered yet."),
         Metric("texts_waiting", "gauge", "", (), "Texts that wait for their turn to be examined."),
         Metric("journal_capacity", "gauge", "", (), "Verdicts that may wait for the database."),

@@ -123,3 +123,18 @@ async def test_an_administrator_changes_the_tier_and_it_holds_at_once(house: Hou
     answers = [(await http.post("/v1/detect", json=TEXT)) for _ in range(3)]
     assert answers[-1].status_code == 200
     assert answers[-1].headers["ratelimit-limit"] == "1000"
+
+
+async def test_what_is_refused_is_counted_by_its_reason(house: House) -> None:
+    http = house.http
+    assert (await http.post("/v1/detect/batch", json=[TEXT] * 5)).status_code == 429
+    for _ in range(6):
+        last = await http.post("/v1/detect", json=TEXT)
+    assert last.status_code == 429
+    told = (await http.get("/metrics")).text
+    counted = {
+        line.split('reason="')[1].split('"')[0]: float(line.rsplit(" ", 1)[1])
+        for line in told.splitlines()
+        if line.startswith("requests_limited_total{")
+    }
+    assert counted == {"batch_texts": 1, "quota": 2}
