@@ -15,6 +15,7 @@ from llmobs.domain.risk import Action
 from llmobs.domain.subject import Kind
 from llmobs.errors import EntryUnknown, ParameterInvalid
 from llmobs.http.access import needs, principal_of
+from llmobs.http.columns import PARQUET, parquet_library, parquet_of
 from llmobs.http.schemas import LogEntry, LogPage, RecentLogs
 from llmobs.http.services import services
 from llmobs.store.records import LogFilter, LoggedRecord, id_of
@@ -62,7 +63,7 @@ async def recent_logs(request: AnyRequest) -> Response[bytes]:
 
 @get("/v1/logs", opt=needs(Need.LOGS_READ))
 async def logs(request: AnyRequest) -> Response[bytes] | Stream:
-    """Verdicts that match, a page at a time, or all of them as JSON lines."""
+    """Verdicts that match, a page at a time, or all of them as JSON lines or Parquet."""
     query = read_query(request, LogQuery)
     filters = LogFilter(
         action=query.action,
@@ -75,13 +76,17 @@ async def logs(request: AnyRequest) -> Response[bytes] | Stream:
         request_id=query.request_id,
         client_id=query.client_id,
     )
-    if query.format not in {"json", "jsonl"}:
-        raise ParameterInvalid("format is json or jsonl.")
+    if query.format not in {"json", "jsonl", "parquet"}:
+        raise ParameterInvalid("format is json, jsonl or parquet.")
+    library = parquet_library() if query.format == "parquet" else None
     limit, before = checked_limit(query.limit), before_of(query.cursor)
     source, view = services(request).logs, principal_of(request).view
-    if query.format == "jsonl":
+    if query.format != "json":
         await services(request).audit.tell(export_deed(principal_of(request), "logs.export", filters))
-        return Stream(_lines(source.export(view, filters, before)), media_type=JSON_LINES)
+        chunks = source.export(view, filters, before)
+        if library is None:
+            return Stream(_lines(chunks), media_type=JSON_LINES)
+        return Stream(parquet_of(_entries(chunks), library), media_type=PARQUET)
     rows, cursor = await source.page(view, filters, before, limit)
     page = LogPage(logs=tuple(_entry(row) for row in rows), next_cursor=cursor)
     return Response(_encode(page), media_type="application/json")
@@ -100,6 +105,11 @@ async def erase_verdict(request: AnyRequest, request_id: FromPath[str]) -> Respo
 async def _lines(chunks: AsyncIterator[list[LoggedRecord]]) -> AsyncIterator[bytes]:
     async for rows in chunks:
         yield b"".join(_encode(_entry(row)) + b"\n" for row in rows)
+
+
+async def _entries(chunks: AsyncIterator[list[LoggedRecord]]) -> AsyncIterator[list[LogEntry]]:
+    async for rows in chunks:
+        yield [_entry(row) for row in rows]
 
 
 def _entry(row: LoggedRecord) -> LogEntry:

@@ -15,6 +15,7 @@ from llmobs.domain.subject import Kind
 from llmobs.errors import Problem
 from llmobs.http import admin, catalogue, feedback, overview, schemas
 from llmobs.http.access import LIMITED
+from llmobs.http.columns import PARQUET
 from llmobs.http.logs import JSON_LINES, MAX_LIMIT
 from llmobs.http.problems import MEDIA_TYPE
 from llmobs.store.erasure import Erased, ErasedPerson
@@ -92,7 +93,12 @@ _LOG_QUERY = [
     _query("client_id", "Only this client's.", type="string"),
     _query("cursor", "`next_cursor` of the page before.", type="string", pattern=f"^{CURSOR.pattern}$"),
     _LIMIT,
-    _query("format", "`jsonl` answers every match as JSON lines.", enum=["json", "jsonl"], default="json"),
+    _query(
+        "format",
+        "`jsonl` answers every match as JSON lines, `parquet` as one Parquet file, where that extra is installed.",
+        enum=["json", "jsonl", "parquet"],
+        default="json",
+    ),
 ]
 
 
@@ -152,6 +158,7 @@ def _paths() -> dict[str, Any]:
     page = {"description": "A page", "content": {"text/html": {"schema": {"type": "string"}}}}
     log_page = _answer("LogPage", "A page of verdicts")
     log_page["content"][JSON_LINES] = {"schema": {"type": "string"}}
+    log_page["content"][PARQUET] = {"schema": {"type": "string", "format": "binary"}}
 
     def detect(suffix: str) -> dict[str, Any]:
         return {
