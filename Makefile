@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test test-chart test-image image sbom dist check fmt lock tools dashboard bench eval fuzz audit train clean
+.PHONY: run test test-chart test-image image sbom dist check fmt lock tools dashboard bench eval fuzz fuzz-api audit train clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -81,6 +81,9 @@ bench: .venv/dev.stamp  ## everything in bench/ that needs no judge: tables, and
 MINUTES ?= 10
 fuzz: .venv/dev.stamp  ## feed decoders, normaliser and redaction mutated bytes: make fuzz MINUTES=10
 	$(BIN)/python tests/fuzz/run.py --minutes $(MINUTES)
+
+fuzz-api: .venv/dev.stamp  ## made-up requests to a real service, with a key and without: make fuzz-api MINUTES=10
+	$(BIN)/python tests/fuzz/api.py --minutes $(MINUTES) $(RECORD)
 
 audit: .venv/run.stamp  ## ask the advisory database about every pinned dependency; fails where it cannot
 	$(PIP) install pip-audit

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from llmobs.settings import Settings, env_name
+from llmobs.settings import SECRETS, Settings, env_name, file_name
 
 CHART = Path(__file__).parent / "llmobs"
 DEPLOY = Path(__file__).parents[1]
@@ -113,6 +113,10 @@ def settings() -> tuple[Schema, Schema]:
             if "$ref" in part:
                 made |= {"enum": known[part["$ref"].rpartition("/")[2]]["enum"]}
         (secret if SECRET.search(field) else plain)[env_name(field)] = made
+        if field in SECRETS:  # the path of a file is no secret; what is in it comes by a volume
+            plain[file_name(field)] = text(
+                description=f"File that holds {env_name(field)} instead, in one of extraVolumes."
+            )
     return (
         exactly(**plain) | {"patternProperties": {"^OTEL_[A-Z_]+$": text()}},
         exactly(**secret) | {"patternProperties": {"^OTEL_EXPORTER_OTLP_([A-Z]+_)?HEADERS$": text()}},

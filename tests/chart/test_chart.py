@@ -25,7 +25,7 @@ from support.helm import (
 
 from llmobs import __version__
 from llmobs.serve import SPARE_SECONDS
-from llmobs.settings import Settings, env_name, load_settings
+from llmobs.settings import SECRETS, Settings, env_name, file_name, load_settings
 
 pytestmark = pytest.mark.timeout(240)
 """Programs are started, and CI's cores may be busy."""
@@ -132,11 +132,36 @@ def test_secrets_are_in_secrets_only() -> None:
         assert found["GROQ_API_KEY"] == "gsk-planted"
 
 
+def test_every_secret_can_come_from_a_file_that_is_mounted() -> None:
+    names = {file_name(field) for field in SECRETS} - {"DATABASE_URL_FILE"}
+    files = {name: f"/etc/secrets/{name.lower()}" for name in (*names, "LLMOBS_KEY_PEPPER_FILE")}
+    manifests = render(
+        EXTERNAL
+        | {
+            "config": files,
+            "extraVolumes": [{"name": "secrets", "secret": {"secretName": "llmobs-files"}}],
+            "extraVolumeMounts": [{"name": "secrets", "mountPath": "/etc/secrets", "readOnly": True}],
+        }
+    )
+    for kind in ("Job", "Deployment"):
+        pod = only(manifests, kind)["spec"]["template"]["spec"]
+        assert "llmobs-files" in [volume.get("secret", {}).get("secretName") for volume in pod["volumes"]]
+        container = pod["containers"][0]
+        assert "/etc/secrets" in [mount["mountPath"] for mount in container["volumeMounts"]]
+        found = environment(manifests, container)
+        assert {name: found[name] for name in files} == files
+    assert "LLMOBS_SUBJECT_PEPPER_FILE" in names
+    assert "DATABASE_URL_FILE" in refusal({"config": {"DATABASE_URL_FILE": "/x"}})
+
+
 def _plain_settings() -> dict[str, Any]:
     """Every setting that `config` takes, with a value that is not its default where that is easy."""
     schema = json.loads((CHART / "values.schema.json").read_text())
     made: dict[str, Any] = {}
+    files = {file_name(field) for field in SECRETS}  # those name files, which are not there
     for name, found in schema["properties"]["config"]["properties"].items():
+        if name in files:
+            continue
         field = next(f for f in Settings.__struct_fields__ if env_name(f) == name)
         default = getattr(Settings(), field)
         if isinstance(default, bool):

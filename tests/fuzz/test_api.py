@@ -1,0 +1,60 @@
+"""The corpus of the API's fuzzer, sent once: no 5xx, and nobody in without a key. `make fuzz-api MINUTES=10` goes further."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from support.access import bearer, in_registry, keyed
+from support.app import client_for
+
+from llmobs.access.registry import Registry
+from llmobs.domain.access import Scope
+from llmobs.http.openapi import openapi_document
+from llmobs.settings import Settings
+from llmobs.store.migrate import upgrade
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from api import body_of, corpus
+
+OPEN = ("/health", "/docs", "/redoc", "/openapi.json", "/ui")
+
+
+async def test_the_corpus_of_the_api_breaks_nothing(tmp_path: Path) -> None:
+    settings = keyed(
+        Settings(
+            database_url=f"sqlite:///{tmp_path}/llmobs.db",
+            spool_dir=str(tmp_path / "spool"),
+            log_level="error",
+            encoder=False,
+            rate_limits=False,
+        )
+    )
+
+    async def furnish(registry: Registry) -> str:
+        await registry.create_client("fuzzer", tier="enterprise")
+        return (await registry.create_key("fuzzer", name="", scopes=[Scope.ADMIN], by="test")).shown
+
+    await asyncio.to_thread(upgrade, settings)
+    key = await in_registry(settings, furnish)
+    sent = corpus()
+    tried = {(kept["method"], kept["path"].split("?")[0].strip("/").split("/")[0]) for kept in sent}
+    described = {  # the description itself is how the fuzzer learns of the others
+        (method.upper(), path.strip("/").split("/")[0])
+        for path, item in openapi_document(50_000, ["default"])["paths"].items()
+        for method in item
+        if path != "/openapi.json"
+    }
+    assert described <= tried, "record the corpus anew: make fuzz-api MINUTES=1 RECORD=--record"
+    async with client_for(settings) as client:
+        for kept in sent:
+            request = (kept["method"], kept["path"])
+            known = await client.request(
+                *request, headers=kept["headers"] | bearer(key), content=body_of(kept)
+            )
+            assert known.status_code < 500, (kept, known.text)
+            assert known.status_code != 401, kept
+            unknown = await client.request(*request, headers=kept["headers"], content=body_of(kept))
+            path = kept["path"].split("?")[0]
+            if path != "/" and not path.startswith(OPEN):
+                assert unknown.status_code == 401, (kept, unknown.text)
