@@ -6,7 +6,8 @@ pass over the raw text finds something to undo, so ordinary text pays for one pa
 Views: `folded` (compatibility forms, invisible and bidi characters, combining marks, look-alike
 letters), `leet` (digits and signs read as letters, on top of `folded`), `spaced` (letters set
 apart by blanks or dots drawn together), `unescaped` (percent, HTML entity and backslash escapes,
-one level), `decoded` (base64 and hex runs that hold text, one level).
+one level), `decoded` (base64 and hex runs that hold text, one level). A text that is both folded and
+escaped has one view for the two, `folded+unescaped`, which shows what a view for each would not.
 """
 
 import base64
@@ -51,12 +52,30 @@ class Condition(Protocol):
 class View:
     """A rewritten text and its way back. `View("raw", text)` is the text itself."""
 
-    __slots__ = ("_encoded", "_known", "_make_pieces", "_pieces", "_shape", "checked", "name", "text")
+    __slots__ = (
+        "_encoded",
+        "_known",
+        "_make_pieces",
+        "_pieces",
+        "_shape",
+        "_source",
+        "checked",
+        "name",
+        "text",
+    )
 
-    def __init__(self, name: str, text: str, make_pieces: Callable[[], list[Piece]] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        make_pieces: Callable[[], list[Piece]] | None = None,
+        source: "View | None" = None,
+    ) -> None:
+        """`source` is the view that the pieces come from, where that is not the text itself."""
         self.name = name
         self.text = text
         self._make_pieces = make_pieces
+        self._source = source
         self._pieces: list[Piece] | None = None
         self._encoded: bytes | None = None
         self.checked: dict[Any, bool] = {}
@@ -100,10 +119,13 @@ class View:
             self._pieces = self._make_pieces()
         first = self._piece_at(start)
         last = self._piece_at(max(start, end - 1))
-        return Span(
-            first.start + (start - first.at) if first.copied else first.start,
-            last.start + (end - last.at) if last.copied else last.end,
-        )
+        begun = first.start + (start - first.at) if first.copied else first.start
+        ended = last.start + (end - last.at) if last.copied else last.end
+        return Span(begun, ended) if self._source is None else self._source.span(begun, ended)
+
+    def rewritten(self, name: str, text: str) -> "View":
+        """Another view of the same length, letter for letter: the way back is the same."""
+        return View(name, text, self._make_pieces, self._source)
 
     def _piece_at(self, position: int) -> Piece:
         pieces = self._pieces or [Piece(0, 0, 0, copied=True)]
@@ -227,14 +249,21 @@ def disguises(raw: View) -> list[View]:
     names = {_TRIGGER_NAMES[index] for index in found}
     views: list[View] = []
     plain = raw
-    if "folded" in names:
-        plain = _folded(raw)
+    unescaped = _unescaped(raw.text) if "unescaped" in names else None
+    if unescaped is not None:
+        # Escapes may hold look-alike letters, and may stand among them.
+        plain = unescaped if unescaped.text.isascii() else _folded(unescaped, "folded+unescaped")
+        if plain.text == unescaped.text and "folded" not in names:
+            plain = unescaped
         views.append(plain)
-    if "leet" in names or (plain is not raw and plain.text != raw.text):
+    elif "folded" in names:
+        plain = _folded(raw, "folded")
+        views.append(plain)
+    if "leet" in names or (plain.name.startswith("folded") and plain.text != raw.text):
         leet = plain.encoded.translate(_LEET)
         if leet != plain.encoded:
-            views.append(View("leet", leet.decode(), _same_pieces(plain)))
-    for name, make in (("spaced", _spaced), ("unescaped", _unescaped), ("decoded", _decoded)):
+            views.append(plain.rewritten("leet", leet.decode()))
+    for name, make in (("spaced", _spaced), ("decoded", _decoded)):
         if name in names:
             view = make(raw.text)
             if view is not None:
@@ -242,12 +271,8 @@ def disguises(raw: View) -> list[View]:
     return views
 
 
-def _same_pieces(view: View) -> Callable[[], list[Piece]] | None:
-    return view._make_pieces  # noqa: SLF001  # one letter for one letter: the way back is the same
-
-
-def _folded(raw: View) -> View:
-    text = raw.text
+def _folded(view: View, name: str) -> View:
+    text = view.text
 
     @cache  # the view with letters for digits has the same
     def pieces() -> list[Piece]:
@@ -267,7 +292,7 @@ def _folded(raw: View) -> View:
             made.append(Piece(at, position, len(text), copied=True))
         return made or [Piece(0, 0, len(text), copied=False)]
 
-    return View("folded", _BEYOND_ASCII.sub(_fold_run, text), pieces)
+    return View(name, _BEYOND_ASCII.sub(_fold_run, text), pieces, None if view.name == "raw" else view)
 
 
 def _fold_run(match: re.Match[str]) -> str:

@@ -87,7 +87,7 @@ class Prefilter:
                 _set_of([patterns[index] for index in chunk]),
                 chunk,
                 frozenset(gates[index] for index in chunk),
-                self._views and frozenset().union(*(self._views[index] for index in chunk)),
+                frozenset().union(*(self._views[index] for index in chunk)) if self._views else None,
             )
             for chunk in chunks
         ]
@@ -117,16 +117,17 @@ class Prefilter:
     def _made_for(self, name: str) -> "tuple[_Calls, list[_Set]]":
         """What a view of that name needs asking; made when the first such view comes."""
         views = self._views
-        wanted = [index for index in self._alone if views is None or name in views[index]]
+        names = frozenset(name.split("+"))  # one view may stand for two
+        wanted = [index for index in self._alone if views is None or names & views[index]]
         calls = _Calls(((index, self._needs[index]) for index in wanted), self._signs)
         sets: list[_Set] = [
             (
                 patterns._set.Match,  # noqa: SLF001  # the wrapper around it costs as much as the pass
-                tuple(index if views is None or name in views[index] else -1 for index in chunk),
+                tuple(index if views is None or names & views[index] else -1 for index in chunk),
                 tuple(gates) if 0 not in gates else (0,),
             )
             for patterns, chunk, gates, named in self._sets
-            if named is None or name in named
+            if named is None or names & named
         ]
         made = self._by_view[name] = (calls, sets)
         return made
