@@ -1,3 +1,4 @@
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,16 +14,23 @@ def postgres() -> Iterator[Server]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The fault table, from whichever processes ran its tests."""
-    rows = [
-        value
-        for reports in terminalreporter.stats.values()
-        for report in reports
-        for name, value in getattr(report, "user_properties", ())
-        if name == "fault" and report.when == "call"
-    ]
-    if rows:
+    """The fault table and what became of the documentation's blocks, from whichever processes ran them."""
+
+    def told(name: str) -> list[Any]:
+        return [
+            value
+            for reports in terminalreporter.stats.values()
+            for report in reports
+            for key, value in getattr(report, "user_properties", ())
+            if key == name and report.when == "call"
+        ]
+
+    if rows := told("fault"):
         from support.faults import table
 
         terminalreporter.section("faults")
         terminalreporter.write_line(table(rows))
+    if pages := told("blocks"):
+        terminalreporter.section("code blocks of the documentation")
+        for fate, count in sorted(sum(map(Counter, pages), Counter()).items()):
+            terminalreporter.write_line(f"{count:4} {fate}")

@@ -488,6 +488,7 @@ def calibrate_command(
         found = calibrate(chosen, benign, target_fpr)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(written(found.policy), encoding="utf-8")
     _print_calibrated(found, labelled)
     click.echo(f"Wrote {out}: policy {found.policy.id}, version {found.policy.version}.")
