@@ -34,7 +34,19 @@ from llmobs.domain.decision import doubtful_classes
 from llmobs.domain.subject import Span
 from llmobs.domain.traffic import judge_traffic
 from llmobs.errors import StoreUnavailable
-from llmobs.http import access, admin, catalogue, detect, docs, feedback, health, logs, overview, page
+from llmobs.http import (
+    access,
+    admin,
+    catalogue,
+    detect,
+    docs,
+    feedback,
+    health,
+    logs,
+    overview,
+    page,
+    policy_changes,
+)
 from llmobs.http.admission import Admission
 from llmobs.http.edge import Edge
 from llmobs.http.problems import EXCEPTION_HANDLERS
@@ -42,6 +54,7 @@ from llmobs.http.schemas import Check
 from llmobs.http.services import Services
 from llmobs.lifecycle import Lifecycle
 from llmobs.policies import PolicyBook, classes_by_example, policy_book, policy_deeds, shared_policies
+from llmobs.policy_desk import PolicyDesk
 from llmobs.remembered import Remembered
 from llmobs.screen import Journal, Screen
 from llmobs.settings import Settings, load_settings
@@ -385,6 +398,7 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
         persons=persons,
         admission=_admission(settings, telemetry, store),
         audit=Audit(store.database),
+        desk=PolicyDesk(settings, policies, store, Audit(store.database)),
         books=books,
         rules=rules,
         policies=policies,
@@ -441,6 +455,7 @@ def _litestar(
             catalogue.rules,
             *admin.HANDLERS,
             *feedback.HANDLERS,
+            *policy_changes.HANDLERS,
         ],
         guards=[access.guard],
         exception_handlers=EXCEPTION_HANDLERS,

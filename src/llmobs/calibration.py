@@ -14,6 +14,7 @@ import msgspec
 from llmobs.domain.policy import ClassPolicy, Policy
 from llmobs.domain.risk import Action
 from llmobs.evaluation import Outcome
+from llmobs.policies import PolicyFile, policy_toml
 
 BLOCK_SHARE = 0.2
 """Of the flagged share, how much may be blocked."""
@@ -136,34 +137,4 @@ def _threshold(scores: list[float], share: float) -> float:
 
 def written(policy: Policy) -> str:
     """The policy as a TOML file that `policy check` accepts."""
-    lines = [
-        f'id = "{policy.id}"',
-        f"version = {policy.version}",
-        f"description = {_quoted(policy.description)}",
-        f"strict_mode = {str(policy.strict_mode).lower()}",
-    ]
-    for name, limits in policy.classes.items():
-        lines += ["", f"[classes.{name}]"]
-        for field, value in msgspec.to_builtins(limits).items():
-            default = next(f.default for f in msgspec.structs.fields(limits) if f.name == field)
-            if value is None or (value == default and field != "clear") or value == []:
-                continue
-            lines.append(f"{field} = {_toml(value)}")
-    return "\n".join(lines) + "\n"
-
-
-def _toml(value: object) -> str:
-    match value:
-        case bool():
-            return str(value).lower()
-        case int() | float():
-            return repr(value)
-        case list():
-            return "[\n" + "".join(f"    {_quoted(str(item))},\n" for item in value) + "]"
-        case _:
-            return _quoted(str(value))
-
-
-def _quoted(text: str) -> str:
-    """A TOML basic string; JSON's escapes are a subset of TOML's."""
-    return msgspec.json.encode(text).decode().replace("\x7f", "\\u007f")
+    return policy_toml(PolicyFile(**{name: getattr(policy, name) for name in policy.__struct_fields__}))

@@ -87,6 +87,14 @@ class PolicyUnknown(Problem):
     title = "Unknown policy"
 
 
+class PolicyRefused(Problem):
+    """A policy sent to be checked, tried or put in force is not sound; `detail` names all its faults."""
+
+    status = 422
+    slug = "policy-refused"
+    title = "Policy is not sound"
+
+
 class ValueRefused(Problem):
     """The body has the documented form, but a value in it cannot be taken."""
 

@@ -119,14 +119,39 @@ def _read_folder(folder: Path) -> dict[str, Policy]:
 def read_policy(path: Path) -> Policy:
     """Parse and validate one file, its examples included. PolicyInvalid names file, class and reason."""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        written = msgspec.convert(raw, PolicyFile)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise PolicyInvalid(f"{path.name}: {error}") from None
-    for name, limits in written.classes.items():
-        for problem in limits.problems():
-            raise PolicyInvalid(f"{path.name}: class {name}: {problem}")
-    policy = Policy(
+    return sound_policy(parsed_policy(text, path.name), path.name)
+
+
+def parsed_policy(text: str, source: str) -> PolicyFile:
+    """The text of a policy file, its form checked and not yet its sense. PolicyInvalid begins with `source`."""
+    try:
+        return msgspec.convert(tomllib.loads(text), PolicyFile)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise PolicyInvalid(f"{source}: {error}") from None
+
+
+def sound_policy(written: PolicyFile, source: str) -> Policy:
+    """The policy as it takes force. PolicyInvalid names, after `source`, the first class or example at fault."""
+    for problem in policy_problems(written):
+        raise PolicyInvalid(f"{source}: {problem}")
+    return _as_policy(written)
+
+
+def policy_problems(written: PolicyFile) -> list[str]:
+    """All that is wrong with a policy of the right form, in words; empty when it is sound."""
+    found = [
+        f"class {name}: {problem}"
+        for name, limits in written.classes.items()
+        for problem in limits.problems()
+    ]
+    return found or list(broken_examples(_as_policy(written), written.example))
+
+
+def _as_policy(written: PolicyFile) -> Policy:
+    return Policy(
         id=written.id,
         version=written.version,
         classes=written.classes,
@@ -134,9 +159,53 @@ def read_policy(path: Path) -> Policy:
         description=written.description,
         client=written.client,
     )
-    for problem in broken_examples(policy, written.example):
-        raise PolicyInvalid(f"{path.name}: {problem}")
-    return policy
+
+
+def policy_toml(written: PolicyFile) -> str:
+    """The file for a policy: reading it gives an equal one."""
+    lines = [
+        f"id = {_quoted(written.id)}",
+        f"version = {written.version}",
+        f"description = {_quoted(written.description)}",
+    ]
+    if written.client is not None:
+        lines.append(f"client = {_quoted(written.client)}")
+    if written.strict_mode:
+        lines.append("strict_mode = true")
+    for name, limits in written.classes.items():
+        lines += ["", f"[classes.{name}]"]
+        for field in msgspec.structs.fields(limits):
+            value = getattr(limits, field.name)
+            if value is not None and value != field.default:
+                lines.append(f"{field.name} = {_toml(value)}")
+    for example in written.example:
+        lines += ["", "[[example]]"]
+        if example.scores:
+            inner = ", ".join(f"{_quoted(name)} = {_toml(score)}" for name, score in example.scores.items())
+            lines.append(f"scores = {{ {inner} }}")
+        if example.failed:
+            lines.append(f"failed = [{', '.join(map(_quoted, example.failed))}]")
+        if example.strict_mode is not None:
+            lines.append(f"strict_mode = {_toml(example.strict_mode)}")
+        lines.append(f"action = {_quoted(example.action.value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: object) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return repr(value)
+        case tuple():
+            return "[\n" + "".join(f"    {_quoted(str(item))},\n" for item in value) + "]"
+        case _:
+            return _quoted(str(value))
+
+
+def _quoted(text: str) -> str:
+    """A TOML basic string; JSON's escapes are a subset of TOML's."""
+    return msgspec.json.encode(text).decode().replace("\x7f", "\\u007f")
 
 
 def broken_examples(policy: Policy, examples: tuple[Example, ...]) -> Iterator[str]:

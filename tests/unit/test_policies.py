@@ -4,7 +4,14 @@ import pytest
 
 from llmobs.domain.risk import FailureClass
 from llmobs.errors import PolicyInvalid
-from llmobs.policies import load_policies, policy_book, read_policy
+from llmobs.policies import (
+    BUILTIN,
+    load_policies,
+    parsed_policy,
+    policy_book,
+    policy_toml,
+    read_policy,
+)
 
 GOOD = """
 id = "house"
@@ -100,3 +107,38 @@ async def test_a_change_without_a_new_version_is_refused(tmp_path: Path) -> None
 def test_a_default_policy_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PolicyInvalid, match="nowhere"):
         policy_book(tmp_path, default="nowhere")
+
+
+@pytest.mark.parametrize("path", sorted(BUILTIN.glob("*.toml")), ids=lambda path: path.stem)
+def test_a_written_policy_reads_as_the_same(path: Path) -> None:
+    first = parsed_policy(path.read_text(), path.name)
+    assert parsed_policy(policy_toml(first), "again") == first
+
+
+def test_everything_that_a_policy_can_say_is_written() -> None:
+    text = """
+id = "full"
+version = 7
+description = "quotes \\" and \\\\ and \\u007f"
+client = "shop"
+strict_mode = true
+[classes.competitors]
+severity = "low"
+clear = 0.01
+log = 1e-5
+warn = 0.5
+judge = "never"
+judge_from = 0.1
+raise_only = true
+on_failure = "warn"
+message = "no"
+examples = ["a\\n", "b", "c"]
+counter_examples = ["d"]
+[[example]]
+scores = { competitors = 0.5 }
+failed = ["competitors"]
+strict_mode = false
+action = "warn"
+"""
+    first = parsed_policy(text, "full")
+    assert parsed_policy(policy_toml(first), "again") == first

@@ -13,7 +13,7 @@ from llmobs.domain.feedback import KeptOpinion
 from llmobs.domain.risk import Action
 from llmobs.domain.subject import Kind
 from llmobs.errors import Problem
-from llmobs.http import admin, catalogue, feedback, overview, schemas
+from llmobs.http import admin, catalogue, feedback, overview, policy_changes, schemas
 from llmobs.http.access import LIMITED
 from llmobs.http.columns import PARQUET
 from llmobs.http.logs import JSON_LINES, MAX_LIMIT
@@ -54,6 +54,12 @@ _TYPES = (
     catalogue.PolicyList,
     catalogue.RuleList,
     overview.Overview,
+    policy_changes.PolicyDraft,
+    policy_changes.PolicyTrial,
+    policy_changes.PolicyChange,
+    policy_changes.PolicySource,
+    policy_changes.CheckedPolicy,
+    policy_changes.PolicyTried,
 )
 
 _KEY = {
@@ -446,6 +452,61 @@ def _admin_paths() -> dict[str, Any]:
     }
 
 
+def _policy_paths() -> dict[str, Any]:
+    policy_id = _path_part("policy_id", "[a-z0-9][a-z0-9_-]{0,63}")
+    body = (
+        errors.RequestInvalid,
+        errors.TextTooLong,
+        errors.MediaTypeUnsupported,
+        errors.BodyInvalid,
+        errors.PolicyRefused,
+    )
+
+    def taken(name: str, description: str) -> dict[str, Any]:
+        return _json_body({"$ref": REF.format(name=name)}, description)
+
+    return {
+        "/v1/admin/policies/{policy_id}": {
+            "get": _operation(
+                "showPolicy",
+                "A policy as written, in force or in an earlier version",
+                {200: _answer("PolicySource", "The policy")},
+                (errors.ParameterInvalid, errors.EntryUnknown),
+                parameters=[
+                    policy_id,
+                    _query("version", "An earlier version.", type="integer", minimum=1),
+                ],
+            ),
+            "put": _operation(
+                "changePolicy",
+                "Put a policy in force",
+                {200: _answer("CheckedPolicy", "The policy in force")},
+                (*body, errors.EntryConflict, errors.DatabaseUnavailable),
+                parameters=[policy_id],
+                requestBody=taken("PolicyChange", "The policy, and the version that it was made from."),
+            ),
+        },
+        "/v1/admin/policies/check": {
+            "post": _operation(
+                "checkPolicy",
+                "Whether a policy is sound; nothing changes",
+                {200: _answer("CheckedPolicy", "It is")},
+                body,
+                requestBody=taken("PolicyDraft", "The policy."),
+            )
+        },
+        "/v1/admin/policies/dry-run": {
+            "post": _operation(
+                "tryPolicy",
+                "What a policy would have made of recorded verdicts; nothing changes",
+                {200: _answer("PolicyTried", "What would change")},
+                (*body, errors.DatabaseUnavailable),
+                requestBody=taken("PolicyTrial", "The policy, and on how many verdicts."),
+            )
+        },
+    }
+
+
 def _secured(paths: dict[str, Any], needs: Iterable[tuple[str, str, Need]]) -> dict[str, Any]:
     """Say of each operation which credentials it takes, and what it answers without them."""
     refusals = (errors.Unauthenticated, errors.Forbidden, errors.CredentialsUnchecked)
@@ -490,7 +551,7 @@ def openapi_document(
             "description": "Inspects what language models say, before people read it, and keeps the record.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "paths": _secured(_paths() | _feedback_paths() | _admin_paths(), needs),
+        "paths": _secured(_paths() | _feedback_paths() | _admin_paths() | _policy_paths(), needs),
         "components": {
             "schemas": components,
             "securitySchemes": {

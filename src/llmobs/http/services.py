@@ -18,6 +18,7 @@ from llmobs.http.admission import Admission
 from llmobs.http.schemas import Check
 from llmobs.lifecycle import Lifecycle
 from llmobs.policies import PolicyBook
+from llmobs.policy_desk import PolicyDesk
 from llmobs.screen import Screen
 from llmobs.settings import Settings
 from llmobs.store.audit import Audit
@@ -55,6 +56,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     opinions: Opinions
     admission: Admission
     audit: Audit
+    desk: PolicyDesk
     erasure: Erasure
     persons: PersonKeys | None
     """Turns the ids by which requests name persons into what their rows carry; None: no pepper is set."""

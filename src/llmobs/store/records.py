@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmobs.domain.access import View
 from llmobs.domain.record import CoverageEntry, EvidenceEntry, Record
+from llmobs.domain.rerun import Decided
 from llmobs.domain.risk import Action
 from llmobs.domain.subject import Kind
 from llmobs.store.database import to_json, without_nul
@@ -37,6 +38,16 @@ class LoggedRecord(Record, frozen=True, kw_only=True):
     """A record as read back, with its place in the log."""
 
     id: int
+
+
+class DecidedRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """How a recorded verdict was decided, without its text."""
+
+    id: int
+    request_id: str
+    created_at: datetime
+    policy_version: int
+    decided: Decided
 
 
 class LogFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,6 +221,53 @@ async def page(
     if before_id is not None:
         query = query.where(detection_logs.c.id < before_id)
     return [_logged(row) for row in await connection.execute(query)]
+
+
+async def decided(
+    connection: AsyncConnection, view: View, policy_id: str, between: tuple[int, int], limit: int
+) -> list[DecidedRecord]:
+    """How the policy's newest verdicts were decided, newest first, of ids between the two (exclusive)."""
+    columns = detection_logs.c
+    after_id, before_id = between
+    query = visible(
+        select(
+            columns.id,
+            columns.request_id,
+            columns.created_at,
+            columns.policy_version,
+            columns.action,
+            columns.failure_class,
+            columns.scores,
+            columns.evidence,
+            columns.coverage,
+            columns.degraded,
+        ).where(columns.id < before_id, columns.id > after_id, columns.policy_id == policy_id),
+        detection_logs,
+        view,
+    )
+    found = await connection.execute(query.order_by(columns.id.desc()).limit(limit))
+    return [
+        DecidedRecord(
+            id=row.id,
+            request_id=row.request_id,
+            created_at=row.created_at,
+            policy_version=row.policy_version,
+            decided=Decided(
+                action=Action(row.action),
+                failure_class=row.failure_class,
+                scores=row.scores,
+                evidence=msgspec.convert(row.evidence, _EVIDENCE),
+                coverage=msgspec.convert(row.coverage, _COVERAGE),
+                degraded=row.degraded,
+            ),
+        )
+        for row in found
+    ]
+
+
+async def newest_id(connection: AsyncConnection) -> int:
+    """The highest id given to a verdict that is still there, 0 where there is none."""
+    return await connection.scalar(select(func.max(detection_logs.c.id))) or 0
 
 
 def cursor_of(row_id: int) -> str:

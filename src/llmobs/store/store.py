@@ -15,12 +15,16 @@ from llmobs.store import clients, judgements, records
 from llmobs.store.database import Database, retried
 from llmobs.store.journal import Journal, Observer
 from llmobs.store.migrate import head, revision_of, serves
-from llmobs.store.records import LogFilter, LoggedRecord, TierCounts
+from llmobs.store.records import DecidedRecord, LogFilter, LoggedRecord, TierCounts
 from llmobs.store.spool import Spool
 from llmobs.store.summary import Slice, Summaries
 from llmobs.store.writer import writer_for
 
 EXPORT_ROWS = 500
+DECIDED_ROWS = 250
+"""Rows of a chunk whose scores and evidence are unpacked on the event loop: some milliseconds."""
+SEARCHED = 50_000
+"""How many of the newest verdicts are looked through for those of one policy."""
 SWEEP_ROWS = 5000
 
 
@@ -130,6 +134,26 @@ class Store:
                 yield rows
             if len(rows) < EXPORT_ROWS:
                 return
+            before = rows[-1].id
+
+    async def decided(self, view: View, policy_id: str, limit: int) -> AsyncIterator[list[DecidedRecord]]:
+        """How the newest verdicts of a policy were decided, newest first, in chunks, each in a transaction of its own.
+
+        Looked for among the newest SEARCHED rows, so that a policy that is seldom used costs no walk through all.
+        """
+        async with self._database.transaction() as connection:
+            before = await records.newest_id(connection) + 1
+        after = before - SEARCHED
+        while limit > 0:
+            async with self._database.transaction() as connection:
+                rows = await records.decided(
+                    connection, view, policy_id, (after, before), min(limit, DECIDED_ROWS)
+                )
+            if rows:
+                yield rows
+            if len(rows) < min(limit, DECIDED_ROWS):
+                return
+            limit -= len(rows)
             before = rows[-1].id
 
     async def counts(self, view: View) -> TierCounts:

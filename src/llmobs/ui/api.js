@@ -48,6 +48,9 @@ export async function post(path, body) {
   return answer.json();
 }
 
+export const put = async (path, body) =>
+  (await open(path, { method: "PUT", headers: { "content-type": "application/json" }, body: JSON.stringify(body) })).json();
+
 let policies;
 export function knownPolicies(again = false) {
   if (!policies || again) {

@@ -1,5 +1,6 @@
 import { field, h, select, table } from "/ui/dom.js";
 import { get, knownPolicies } from "/ui/api.js";
+import { editor } from "/ui/policy-editor.js";
 import { S, label } from "/ui/strings.js";
 
 const T = S.policies;
@@ -26,12 +27,26 @@ export async function policies(view) {
   const policy = select(ids, known.default);
   const compare = select([["", T.compareNone], ...ids], "");
   const grid = h("div", {});
+  const desk = h("div", {});
   const find = (id) => known.policies.find((one) => one.id === id);
   const draw = () => {
     const chosen = find(policy.value);
     grid.replaceChildren(h("p", {}, chosen.description), limits(chosen, find(compare.value)));
   };
-  policy.addEventListener("change", draw);
+  const edit = h("button", { type: "button", click: async () => {
+    edit.disabled = true;
+    try {
+      desk.replaceChildren(await editor(policy.value, {
+        close: () => { desk.replaceChildren(); edit.focus(); },
+        done: () => policies(view),
+      }));
+      desk.querySelector("h2").focus();
+    } catch (error) {
+      desk.replaceChildren(h("p", { class: "notice", role: "alert" }, S.failed(error.message)));
+    }
+    edit.disabled = false;
+  } }, T.edit);
+  policy.addEventListener("change", () => { desk.replaceChildren(); draw(); });
   compare.addEventListener("change", draw);
   draw();
 
@@ -51,6 +66,6 @@ export async function policies(view) {
   drawRules();
   view.replaceChildren(
     h("h1", { tabindex: "-1" }, S.pages.policies), h("p", {}, T.intro),
-    h("div", { class: "row" }, field(T.policy, policy), field(T.compare, compare)), grid,
+    h("div", { class: "row" }, field(T.policy, policy), field(T.compare, compare)), grid, edit, desk,
     h("h2", {}, T.rules), field(T.search, search), count, list);
 }

@@ -41,6 +41,7 @@ class Expected(NamedTuple):
 
 TEXT = {"llm_response": "The zebrafinch is ours alone."}
 WORD = "zebrafinch"
+POLICY = 'id = "default"\nversion = 2\n[classes.toxicity]\nseverity = "high"\nwarn = 0.5\n'
 REQUEST = "the id of the first client's verdict"
 PUBLIC = Expected(Need.PUBLIC)
 
@@ -84,6 +85,11 @@ TABLE = {
     ("POST", "/v1/admin/keys/{key_id}/rotate"): Expected(Need.ADMIN, 201, {}, 409),
     ("DELETE", "/v1/admin/keys/{key_id}"): Expected(Need.ADMIN),
     ("POST", "/v1/admin/erasures"): Expected(Need.ADMIN, 200, {"subject_id": "nobody's"}),
+    ("GET", "/v1/admin/policies/{policy_id}"): Expected(Need.ADMIN),
+    ("POST", "/v1/admin/policies/check"): Expected(Need.ADMIN, json={"toml": POLICY}),
+    ("POST", "/v1/admin/policies/dry-run"): Expected(Need.ADMIN, json={"toml": POLICY}),
+    # There is no folder to put it in, and nobody but an administrator is told so.
+    ("PUT", "/v1/admin/policies/{policy_id}"): Expected(Need.ADMIN, 409, {"toml": POLICY, "based_on": 0}),
     # Last, for the lines above ask for the verdict.
     ("DELETE", "/v1/logs/{request_id}"): Expected(Need.ADMIN, 200, None, 404),
 }
@@ -182,6 +188,7 @@ def _path(template: str, house: House) -> str:
         request_id=house.verdict,
         file_path="swagger-ui.css",
         name="app.css",
+        policy_id="default",
     )
 
 
