@@ -64,7 +64,7 @@ class PolicySource(msgspec.Struct, frozen=True, kw_only=True):
 
     policy: PolicyFile
     toml: str
-    own: Annotated[bool, Meta(description="It stands in the operator's folder; false: it is built in.")]
+    built_in: Annotated[bool, Meta(description="It stands in the package, not in the operator's folder.")]
     versions: Annotated[tuple[int, ...], Meta(description="Those that can be read, newest first.")]
     writable: Annotated[bool, Meta(description="Whether a change can be put in force here.")]
 
@@ -127,7 +127,7 @@ async def show_policy(request: AnyRequest, policy_id: FromPath[str]) -> Response
         PolicySource(
             policy=found.written,
             toml=found.text,
-            own=found.own,
+            built_in=not found.own,
             versions=await desk.versions(policy_id),
             writable=desk.writable,
         )

@@ -8,6 +8,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, seed, settings
 from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 from support.running import Running
 
 from llmobs.app import create_app
@@ -32,6 +33,9 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     running.stop()
 
 
+JUDGED = {f"/v1/admin/policies/{part}" for part in ("check", "dry-run", "{policy_id}")}
+"""Take policies. Whether one is sound (thresholds that rise, examples that it keeps) no schema can say, so a body of
+the documented form may be refused; all else is checked of them too."""
 POSITIVE, NEGATIVE = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 # An operation that takes nothing cannot be called wrongly.
 CALLS = [
@@ -46,12 +50,13 @@ CALLS = [
 @pytest.mark.parametrize(("path", "method", "mode"), CALLS)
 def test_no_answer_is_undescribed(api: Any, path: str, method: str, mode: GenerationMode) -> None:
     operation = api[path][method]
+    excluded = [positive_data_acceptance] if path in JUDGED else []
 
     # The document is generated from, not written for, this test: same seed, same cases.
     @seed(1)
     @settings(max_examples=40, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(operation.as_strategy(generation_mode=mode))
     def call(case: Any) -> None:
-        case.call_and_validate()
+        case.call_and_validate(excluded_checks=excluded)
 
     call()

@@ -88,7 +88,7 @@ async def test_a_policy_is_read_checked_tried_and_put_in_force(desk: Desk) -> No
     await desk.detect(ATTACK, ATTACK + "!", HARMLESS)
     read = (await desk.http.get(f"{BASE}/house")).json()
     assert read["toml"] == house()
-    assert (read["own"], read["versions"], read["writable"]) == (True, [1], True)
+    assert (read["built_in"], read["versions"], read["writable"]) == (False, [1], True)
     changed = read["policy"] | {"version": 2}
     changed["classes"]["prompt_injection"] |= {"warn": None, "block": None, "log": 0.4}
     changed["example"] = []
@@ -204,13 +204,13 @@ async def test_a_change_that_the_others_do_not_bear_is_undone(desk: Desk) -> Non
 
 async def test_a_built_in_policy_is_replaced_and_stays_readable(desk: Desk) -> None:
     built_in = (await desk.http.get(f"{BASE}/default")).json()
-    assert not built_in["own"]
+    assert built_in["built_in"]
     version = built_in["policy"]["version"]
     text = built_in["toml"].replace(f"version = {version}", f"version = {version + 1}", 1)
     put = await desk.http.put(f"{BASE}/default", json={"toml": text, "based_on": version})
     assert put.status_code == 200, put.text
     now = (await desk.http.get(f"{BASE}/default")).json()
-    assert (now["own"], now["versions"]) == (True, [version + 1, version])
+    assert (now["built_in"], now["versions"]) == (False, [version + 1, version])
     assert (await desk.http.get(f"{BASE}/default?version={version}")).json()["toml"] == built_in["toml"]
     owned = text.replace(f"version = {version + 1}", f'version = {version + 2}\nclient = "shop"', 1)
     refused = await desk.http.put(f"{BASE}/default", json={"toml": owned, "based_on": version + 1})
