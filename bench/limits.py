@@ -1,14 +1,19 @@
-"""What credentials and rate limits cost a request, as a ratio in one run.
+"""What credentials and rate limits cost a request, as a ratio in one run, and whether limits hold across processes.
 
-    python bench/limits.py [--blocks 12] [--requests 150]
+    python bench/limits.py [--blocks 12] [--requests 150] [--bursts 3]
 
-The same texts go to two applications in this process in turns, one that asks nobody for anything and one with keys
-and limits, each over the same kind of database. Blocks alternate, so what else the machine does weighs on both.
+Bursts: three services count one client together, over PostgreSQL and over Valkey, and get 2,000 requests at once
+against a limit of 500.
+
+Texts of one kind go to two applications in this process, one that asks nobody for anything and one with keys and
+limits, each over the same kind of database. They take turns request by request, so what else the machine does weighs
+on both; the ratio is the median over blocks of such pairs.
 Prints a table and writes bench/results/limits.json.
 """
 
 import argparse
 import asyncio
+import gc
 import json
 import statistics
 import sys
@@ -23,6 +28,7 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 from support.access import PEPPER, in_registry  # noqa: E402  # after the path to the tests' own parts
 from support.app import started  # noqa: E402
 from support.postgres import new_database, running_server  # noqa: E402
+from support.together import CALLS, LIMIT, SERVICES, asked_at_once, services_with_a_limit  # noqa: E402
 from support.valkey import missing, running_valkey  # noqa: E402
 
 from llmobs.access.registry import Registry  # noqa: E402
@@ -57,19 +63,27 @@ async def call(app, key: str | None, body: bytes) -> int:
     return told[0]["status"]
 
 
-async def block(app, key, number: int, requests: int) -> tuple[float, float]:
-    """CPU and wall milliseconds a request; every text is new, so none is answered from memory."""
-    bodies = [
-        json.dumps(
-            {"llm_response": f"Order {number}-{n} has left the warehouse and should arrive on Friday. " * 12}
-        )
-        for n in range(requests)
-    ]
-    wall, cpu = perf_counter(), process_time()
-    for body in bodies:
-        status = await call(app, key, body.encode())
-        assert status == 200, status
-    return 1000 * (process_time() - cpu) / requests, 1000 * (perf_counter() - wall) / requests
+async def block(apps, number: int, requests: int) -> list[tuple[float, float]]:
+    """CPU and wall milliseconds a request of each application, which take turns request by request.
+
+    Every text is new, so none is answered from memory.
+    """
+    spent = [[0.0, 0.0] for _ in apps]
+    gc.collect()
+    gc.disable()  # a whole collection would be told of whichever request it falls into
+    for n in range(requests):
+        for turn in range(len(apps)):
+            which = (turn + n) % len(apps)
+            app, key = apps[which]
+            text = f"Order {number}-{n}-{which} has left the warehouse and should arrive on Friday. " * 12
+            body = json.dumps({"llm_response": text}).encode()
+            wall, cpu = perf_counter(), process_time()
+            status = await call(app, key, body)
+            spent[which][0] += process_time() - cpu
+            spent[which][1] += perf_counter() - wall
+            assert status == 200, status
+    gc.enable()
+    return [(1000 * cpu / requests, 1000 * wall / requests) for cpu, wall in spent]
 
 
 async def compare(name: str, bare: Settings, guarded: Settings, blocks: int, requests: int) -> dict:
@@ -84,14 +98,8 @@ async def compare(name: str, bare: Settings, guarded: Settings, blocks: int, req
             app = create_app(settings)
             await stack.enter_async_context(started(app))
             apps.append((app, shown))
-        for number, (app, shown) in enumerate(apps):
-            await block(app, shown, -1 - number, 30)
-        found: list[list[tuple[float, float]]] = [[], []]
-        for number in range(blocks):
-            order = (0, 1) if number % 2 else (1, 0)
-            for which in order:
-                app, shown = apps[which]
-                found[which].append(await block(app, shown, 2 * number + which, requests))
+        await block(apps, -1, 30)
+        found = list(zip(*[await block(apps, number, requests) for number in range(blocks)], strict=True))
     ratios = [(g[0] / b[0], g[1] / b[1]) for b, g in zip(*found, strict=True)]
     cpu, wall = (statistics.median(r[n] for r in ratios) for n in (0, 1))
     return {
@@ -162,11 +170,36 @@ async def run(blocks: int, requests: int) -> list[dict]:
     return rows
 
 
+def bursts(times: int) -> list[dict]:
+    """How many were let in of many at once, each time by fresh services."""
+    rows = []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        server = stack.enter_context(running_server())
+        for store in ("postgresql", *(() if missing() else ("valkey",))):
+            for number in range(times):
+                place = folder / f"{store}{number}"
+                place.mkdir()
+                with services_with_a_limit(store, server, place) as (services, key):
+                    statuses = asked_at_once(services, key)
+                rows.append({
+                    "store": store, "services": SERVICES, "requests": CALLS, "limit": LIMIT, "let_in": statuses[200],
+                    "refused": statuses[429], "others": CALLS - statuses[200] - statuses[429],
+                })  # fmt: skip
+                print(
+                    f"{store}: {CALLS} requests at once to {SERVICES} services, limit {LIMIT}: "
+                    f"{statuses[200]} let in, {statuses[429]} told 429, others {rows[-1]['others']}"
+                )
+    return rows
+
+
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     asked.add_argument("--blocks", type=int, default=12)
     asked.add_argument("--requests", type=int, default=150)
+    asked.add_argument("--bursts", type=int, default=3, help="bursts of requests a store")
     given = asked.parse_args()
+    together = bursts(given.bursts)
     rows = asyncio.run(run(given.blocks, given.requests))
     print(
         f"{'store':20} {'CPU ms bare':>12} {'guarded':>9} {'CPU ratio':>10} {'quartiles':>16} {'wall ratio':>11} {'alone us':>9} {'share':>6}"
@@ -178,7 +211,9 @@ def main() -> None:
             f"{f'{low:.3f}-{high:.3f}':>16} {row['wall_ratio']:11.3f} {row['alone_us']:9.1f} {row['alone_us'] / row['cpu_ms_bare'] / 10:5.2f}%"
         )
     (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / "limits.json").write_text(json.dumps(rows, indent=2) + "\n")
+    (HERE / "results" / "limits.json").write_text(
+        json.dumps({"cost": rows, "together": together}, indent=2) + "\n"
+    )
 
 
 if __name__ == "__main__":
