@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test test-chart test-image image sbom dist check fmt lock tools dashboard bench eval fuzz fuzz-api audit train clean
+.PHONY: run test test-chart test-image image sbom docs dist check fmt lock tools dashboard bench eval fuzz fuzz-api audit train clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -49,6 +49,15 @@ image:  ## build the image with buildah; BUILD_OPTIONS go to it
 sbom: .venv/dev.stamp  ## the image's bill of materials (CycloneDX), dist/llmobs.cdx.json
 	$(BIN)/python deploy/image/sbom.py dist/llmobs.cdx.json
 
+.venv-docs/docs.stamp: requirements/docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/docs.txt
+	touch $@
+
+docs: .venv-docs/docs.stamp  ## the documentation as a site in build/docs; then: python3 -m http.server -d build/docs 8001
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --clean
+	$(PYTHON) .ci/site build/docs
+
 dist: .venv/dev.stamp  ## the wheel, in dist
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 
@@ -67,6 +76,8 @@ lock: .venv/dev.stamp  ## resolve and pin dependencies again
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-annotate --no-header --group build -o requirements/build.txt
 	$(COMPILE) --group dev -o requirements/dev.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-annotate --no-header --group docs -o requirements/docs.txt
 
 bench: .venv/dev.stamp  ## everything in bench/ that needs no judge: tables, and JSON in bench/results (half an hour)
 	$(BIN)/python bench/tier1.py --out bench/results/tier1.json
@@ -112,4 +123,4 @@ train: .venv/run.stamp  ## train the shipped models from the data folder (hours 
 	$(TRAIN) topic.py --data $(abspath $(DATA)) --base $(abspath $(HEADS))/base --out $(abspath $(HEADS))
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-docs build/docs .pytest_cache .mypy_cache .ruff_cache

@@ -29,9 +29,12 @@ class Run(msgspec.Struct, kw_only=True):
     calls: int
     verdicts: int = 0
     typed_errors: dict[str, int] = {}
+    errors_told: list[str] = []
     neither: int = 0
     """Calls that ended in anything else; must be none."""
     restarts: int = 0
+    away_s: list[float] = []
+    """From the signal until it answered again, of each restart."""
     tries: int = 0
     """Requests sent, batches counted once."""
     overload_answers: int = 0
@@ -44,7 +47,10 @@ class Run(msgspec.Struct, kw_only=True):
     verdicts_without_row: int = 0
     rss_growth_mib: float = 0.0
     """Most memory that this process had, over what it had after the first tenth of the calls."""
+    p50_ms: float = 0.0
+    p99_ms: float = 0.0
     longest_call_s: float = 0.0
+    longest_burst_call_s: float = 0.0
     seconds: float = 0.0
 
 
@@ -72,6 +78,7 @@ async def run(folder: Path, calls: int, *, encoder: bool) -> Run:  # noqa: PLR09
     """`calls` in all: four fifths one by one, a tenth in batches, a tenth as one burst."""
     told = Run(calls=calls)
     outcomes: Counter[str] = Counter()
+    took: dict[str, list[float]] = {"Reply": [], "Burst": []}
     verdicts: dict[str, str] = {}
     path = folder / "llmobs.db"
     service = Service(
@@ -100,16 +107,19 @@ async def run(folder: Path, calls: int, *, encoder: bool) -> Run:  # noqa: PLR09
             verdict = await client.detect(text)
         except ClientError as error:
             outcomes[type(error).__name__] += 1
+            told.errors_told.append(repr(error)[:200])
         except Exception as error:  # noqa: BLE001  # this is what the run looks for
             told.neither += 1
             outcomes[f"untyped {type(error).__name__}"] += 1
         else:
             verdicts[verdict.request_id] = text
-        told.longest_call_s = max(told.longest_call_s, round(perf_counter() - begun, 2))
+        took[text.split()[0]].append(perf_counter() - begun)
 
     async def restart(end: Callable[[], object]) -> None:
+        begun = perf_counter()
         await asyncio.to_thread(end)
         await asyncio.to_thread(service.start)
+        told.away_s.append(round(perf_counter() - begun, 1))
         told.restarts += 1
 
     try:
@@ -175,5 +185,8 @@ async def run(folder: Path, calls: int, *, encoder: bool) -> Run:  # noqa: PLR09
     told.rows = len(rows)
     told.rows_doubled = sum(count - 1 for count in Counter(text for _, text in rows).values())
     told.verdicts_without_row = sum(held.get(name) != text for name, text in verdicts.items())
+    replies = sorted(took["Reply"])
+    told.p50_ms, told.p99_ms = (round(replies[int(len(replies) * at)] * 1e3, 1) for at in (0.5, 0.99))
+    told.longest_call_s, told.longest_burst_call_s = (round(max(took[of]), 2) for of in ("Reply", "Burst"))
     told.rss_growth_mib = round((high - low) / 2**20, 1)
     return told
