@@ -7,7 +7,11 @@ from typing import Any
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
-ELSEWHERE = {"index.md": "README.md", "bench.md": "bench/README.md", "chart.md": "deploy/helm/llmobs/README.md"}
+ELSEWHERE = {
+    "index.md": "README.md",
+    "bench.md": "bench/README.md",
+    "chart.md": "deploy/helm/llmobs/README.md",
+}
 _LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#]+)")
 
 

@@ -113,7 +113,7 @@ async def run(folder: Path, calls: int, *, encoder: bool) -> Run:  # noqa: PLR09
             outcomes[f"untyped {type(error).__name__}"] += 1
         else:
             verdicts[verdict.request_id] = text
-        took[text.split()[0]].append(perf_counter() - begun)
+        took[text.split(maxsplit=1)[0]].append(perf_counter() - begun)
 
     async def restart(end: Callable[[], object]) -> None:
         begun = perf_counter()
