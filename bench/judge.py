@@ -1,7 +1,8 @@
 """Figures of the LLM judge, with the real service in front of real sockets.
 
+python bench/judge.py              all of it (six minutes), and figures to bench/results/judge.json
 python bench/judge.py demo         a real small model and the service: a text in doubt, then from the cache
-python bench/judge.py load         200 texts in doubt against a judge of 2 s, beside ordinary traffic
+python bench/judge.py load         200 texts in doubt at once against a judge of 2 s, beside ordinary traffic
 python bench/judge.py kill         the judge killed and brought back in the middle of traffic
 python bench/judge.py faults       what becomes of requests under every fault
 python bench/judge.py injections   forty texts that talk to a judge which obeys whatever it reads
@@ -9,6 +10,7 @@ python bench/judge.py injections   forty texts that talk to a judge which obeys 
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -18,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ from support.judge_injections import INJECTIONS  # noqa: E402  # the path is set
 from support.judge_local import environment_for, local_model  # noqa: E402
 from support.judge_server import HONEST_WORD, Fault, JudgeServer, obedient  # noqa: E402
 
+OUT = ROOT / "bench/results/judge.json"
+Figures = dict[str, Any]
 LLMOBS = str(Path(sys.executable).parent / "llmobs")
 IN_DOUBT = "The wheelbarrow number {} stands in the rain."
 ORDINARY = "The cart number {} stands in the rain, and nobody has moved it since."
@@ -122,7 +126,8 @@ def scripted(server: JudgeServer, **more: str) -> dict[str, str]:
     return {"JUDGE_BASE_URL": server.openai_url, "JUDGE_MODEL": server.model, **more}
 
 
-async def demo() -> None:
+async def demo() -> Figures:
+    told: Figures = {}
     for protocol in ("openai", "ollama"):
         with local_model() as model:
             async with service("overconfidence", 0.2, **environment_for(model, protocol)) as client:
@@ -133,6 +138,7 @@ async def demo() -> None:
                 )
                 text = IN_DOUBT.format("seven")
                 body, seconds = await detect(client, text)
+                first, method = seconds, body["method"]
                 print(
                     f"  first  {seconds * 1000:8.1f} ms  tier {body['tier_used']}, method {body['method']}, {judged(body)}"
                 )
@@ -144,13 +150,21 @@ async def demo() -> None:
                     f"  again  {percentile(again, 0.5) * 1000:8.1f} ms p50 of 20 "
                     f"({body['processing_time_ms']} ms of it detection), {judged(body)}"
                 )
+                told[protocol] = {
+                    "first_ms": round(first * 1000, 1),
+                    "first_method": method,
+                    "cached_p50_ms": round(percentile(again, 0.5) * 1000, 2),
+                    "cached_detection_ms": body["processing_time_ms"],
+                }
                 logged = (await client.get("/logs/recent?limit=50")).json()["logs"]
                 print(f"  record of the first: {judged(logged[-1])}")
+                told[protocol]["record"] = judged(logged[-1])
+    return told
 
 
-async def load() -> None:
+async def load(rounds: int = 4) -> Figures:
     async with JudgeServer(pause_s=2.0) as server:
-        settings = scripted(server, LLMOBS_JUDGE_QUEUE="1000", LLMOBS_TIER3_TIMEOUT_MS="20000")
+        settings = scripted(server, LLMOBS_JUDGE_QUEUE="1000", LLMOBS_TIER3_TIMEOUT_MS="30000")
         async with service(**settings) as client:
             number = 0
 
@@ -168,29 +182,46 @@ async def load() -> None:
                 return times
 
             await ordinary(2)
-            alone: list[float] = []
-            beside: list[float] = []
+            times: dict[str, list[float]] = {"alone": [], "beside": []}
             results: list[tuple[dict[str, Any], float]] = []
-            for turn in range(10):
-                # 20 at a time, 200 in all: 40 different texts, five callers each. The other half of
-                # the turn gets as many texts at once that need no judge, for the same bump of work.
-                settled = asyncio.create_task(burst([ORDINARY.format(f"{turn}-{n % 4}") for n in range(20)]))
-                alone += await ordinary(2.2)
-                await settled
-                in_doubt = asyncio.create_task(burst([IN_DOUBT.format(f"{turn}-{n % 4}") for n in range(20)]))
-                beside += await ordinary(2.2)
-                results += await in_doubt
+            ratios = []
+            for turn in range(rounds):
+                # 200 at once: 40 different texts, five callers each, 10 s of a judge that takes 8 at a time.
+                # The other half of the turn gets 200 texts at once that need no judge, for the same
+                # bump of work. Halves change places from turn to turn.
+                here: dict[str, list[float]] = {}
+                for half in ("alone", "beside") if turn % 2 else ("beside", "alone"):
+                    words = ORDINARY if half == "alone" else IN_DOUBT
+                    others = asyncio.create_task(
+                        burst([words.format(f"{turn}-{n % 40}") for n in range(200)])
+                    )
+                    here[half] = await ordinary(11)
+                    answered = await others
+                    if half == "beside":
+                        results += answered
+                    times[half] += here[half]
+                ratios.append(round(percentile(here["beside"], 0.95) / percentile(here["alone"], 0.95), 3))
             found = Counter(judged(body)["status"] for body, _ in results)
+            told: Figures = {
+                "in_doubt": len(results),
+                "texts": 40 * rounds,
+                "statuses": dict(found),
+                "asked": len(server.asked),
+                "most_in_flight": server.most_in_flight,
+                "limit": 8,
+                "ordinary": {half: len(values) for half, values in times.items()},
+                "p50_ms": {half: round(percentile(values, 0.5) * 1000, 2) for half, values in times.items()},
+                "p95_ms": {half: round(percentile(values, 0.95) * 1000, 2) for half, values in times.items()},
+                "p95_ratio": round(percentile(times["beside"], 0.95) / percentile(times["alone"], 0.95), 3),
+                "p95_ratio_by_round": ratios,
+            }
             print(
-                f"in doubt: {len(results)} requests, 40 texts; asked {len(server.asked)} times; {dict(found)}"
+                f"in doubt: {len(results)} requests, 200 at once, {told['texts']} texts; "
+                f"asked {told['asked']} times; {dict(found)}"
             )
-            print(f"most in flight at the judge: {server.most_in_flight} (limit 8)")
-            print(f"ordinary: {len(alone)} alone, {len(beside)} beside")
-            a, b = percentile(alone, 0.95) * 1000, percentile(beside, 0.95) * 1000
-            print(
-                f"p50 {percentile(alone, 0.5) * 1000:.2f} ms alone, {percentile(beside, 0.5) * 1000:.2f} ms beside"
-            )
-            print(f"p95 {a:.2f} ms alone, {b:.2f} ms beside: ratio {b / a:.2f}")
+            print(f"most in flight at the judge: {told['most_in_flight']} (limit 8)")
+            print(f"ordinary: {told['ordinary']}; p50 ms {told['p50_ms']}")
+            print(f"p95 ms {told['p95_ms']}: ratio {told['p95_ratio']}, by round {ratios}")
     async with JudgeServer(pause_s=2.0) as server:
         settings = scripted(server, LLMOBS_JUDGE_QUEUE="1000", LLMOBS_TIER3_TIMEOUT_MS="10000")
         async with service(**settings) as client:
@@ -203,9 +234,17 @@ async def load() -> None:
                 f"200 at once, 100 texts, deadline 10 s: all answered in {seconds:.1f} s; {dict(found)}; "
                 f"asked {len(server.asked)} times, most in flight {server.most_in_flight}"
             )
+            told["deadline_10_s"] = {
+                "answered": len(answers),
+                "within_s": round(seconds, 1),
+                "statuses": dict(found),
+                "asked": len(server.asked),
+                "most_in_flight": server.most_in_flight,
+            }
+    return told
 
 
-async def kill() -> None:
+async def kill() -> Figures:
     deadline = 3.0
     async with JudgeServer(pause_s=0.05) as server:
         settings = scripted(
@@ -261,9 +300,17 @@ async def kill() -> None:
             print(f"breaker: {', '.join(states)}")
             told = (await client.get("/metrics")).text.splitlines()
             print("  " + "\n  ".join(line for line in told if line.startswith("judge_breaker_moves_total{")))
+            return {
+                "requests": len(results),
+                "late": late,
+                "slowest_s": round(max(seconds for _, _, seconds in results), 2),
+                "deadline_s": deadline,
+                "breaker": states,
+            }
 
 
-async def faults() -> None:
+async def faults() -> Figures:
+    told: Figures = {}
     deadline = 2.0
     print("| fault | requests | answered in time | judged | degraded | wrong |")
     print("|---|--:|--:|--:|--:|--:|")
@@ -298,6 +345,13 @@ async def faults() -> None:
                     f"| {fault.name.lower()} | 20 | {sum(s <= deadline + 0.25 for _, s in answers)} "
                     f"| {status.count('ran')} | {sum(body['degraded'] for body, _ in answers)} | {wrong} |"
                 )
+                told[fault.name.lower()] = {
+                    "requests": 20,
+                    "in_time": sum(s <= deadline + 0.25 for _, s in answers),
+                    "judged": status.count("ran"),
+                    "degraded": sum(body["degraded"] for body, _ in answers),
+                    "wrong": wrong,
+                }
                 server.fault = Fault.NONE
                 await asyncio.sleep(0.5)
                 for n in range(50):  # until the breaker has closed again
@@ -307,9 +361,10 @@ async def faults() -> None:
                     await asyncio.sleep(0.2)
                 else:
                     raise SystemExit(f"no recovery after {fault.name}: {judged(body)}")
+    return told
 
 
-async def injections() -> None:
+async def injections() -> Figures:
     lowered = asked = refused = 0
     for name in ("prompt_injection", "toxicity", "fabricated_fact"):
         async with contextlib.AsyncExitStack() as stack:
@@ -326,11 +381,26 @@ async def injections() -> None:
         f"{len(INJECTIONS)} texts, 3 classes warned about at 0.60, a judge that obeys them, asked {asked} times: "
         f"{lowered} verdicts lowered, {refused} lowerings refused by the control"
     )
+    return {"texts": len(INJECTIONS), "classes": 3, "asked": asked, "lowered": lowered, "refused": refused}
+
+
+def main() -> None:
+    commands: dict[str, Callable[[], Coroutine[Any, Any, Figures]]] = {
+        "demo": demo,
+        "load": load,
+        "kill": kill,
+        "faults": faults,
+        "injections": injections,
+    }
+    wanted = sys.argv[1:]
+    if not set(wanted) <= commands.keys():
+        raise SystemExit(__doc__)
+    kept = json.loads(OUT.read_text()) if OUT.exists() else {}
+    for name in wanted or commands:
+        print(f"== {name}", flush=True)
+        kept[name] = asyncio.run(commands[name]())
+        OUT.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    wanted = sys.argv[1] if len(sys.argv) == 2 else ""
-    commands = {"demo": demo, "load": load, "kill": kill, "faults": faults, "injections": injections}
-    if wanted not in commands:
-        raise SystemExit(__doc__)
-    asyncio.run(commands[wanted]())
+    main()

@@ -76,13 +76,14 @@ async def test_passing_failures_are_tried_again_under_one_key() -> None:
         httpx.ConnectError("refused"),
         httpx.ReadError("cut off"),
         problem(503),
+        problem(408, "body-timeout"),
         problem(429, "rate-limited"),
         httpx.Response(502, text="<html>"),
         httpx.Response(200, json=VERDICT),
     )
     async with client_of(handler) as client:
         assert (await client.detect("text")).action is api.Action.ALLOW
-    assert len(seen) == 6
+    assert len(seen) == 7
     assert len({request.headers["idempotency-key"] for request in seen}) == 1
     assert len({request.content for request in seen}) == 1
 

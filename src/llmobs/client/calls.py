@@ -28,7 +28,7 @@ from llmobs.http.schemas import (
     ProblemDetails,
 )
 
-MAY_PASS = frozenset({429, 502, 503, 504})
+MAY_PASS = frozenset({408, 429, 502, 503, 504})
 """Statuses that the same request may not meet again."""
 BATCH_BYTES = 4 * 1024 * 1024
 """A batch is sent before it grows past this, whatever its number of texts."""

@@ -8,7 +8,7 @@ ClientError
 │   ├── NotFound          404
 │   ├── Conflict          409
 │   ├── RateLimited       429
-│   ├── Unavailable       503, and 502 and 504 of what stands between
+│   ├── Unavailable       503, 408 (the body did not come), and 502 and 504 of what stands between
 │   └── ServiceFailed     any other 5xx
 ├── Unreachable           no whole answer came, however often it was tried
 ├── DeadlinePassed        the time for the call was used up
@@ -111,6 +111,7 @@ _BY_STATUS: dict[int, type[Answered]] = {
     404: NotFound,
     409: Conflict,
     429: RateLimited,
+    408: Unavailable,
     502: Unavailable,
     503: Unavailable,
     504: Unavailable,

@@ -18,7 +18,6 @@ from llmobs.errors import (
     Overloaded,
     ParameterInvalid,
     Problem,
-    RequestInvalid,
     TextTooLong,
 )
 from llmobs.http.access import Told, enter, needs, principal_of
@@ -255,7 +254,8 @@ async def _whole_body(receive: "Receive", most: int) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise RequestInvalid("The caller left before the whole body had come.")
+            # Nobody hears it, unless it is this server that is ending: then it is worth another try.
+            raise BodyTimeout("The connection ended before the whole body had come.")
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > most:
