@@ -164,7 +164,14 @@ async def demo() -> Figures:
 
 async def load(rounds: int = 4) -> Figures:
     async with JudgeServer(pause_s=2.0) as server:
-        settings = scripted(server, LLMOBS_JUDGE_QUEUE="1000", LLMOBS_TIER3_TIMEOUT_MS="30000")
+        settings = scripted(
+            server,
+            LLMOBS_JUDGE_QUEUE="1000",
+            LLMOBS_TIER3_TIMEOUT_MS="30000",
+            # On a busy machine 200 at once would be refused in part, with 503: every one is to be answered.
+            LLMOBS_QUEUE_MS="20000",
+            LLMOBS_JOURNAL_MAX_WAIT_MS="20000",
+        )
         async with service(**settings) as client:
             number = 0
 

@@ -50,7 +50,7 @@ async def test_a_bug_is_a_problem_that_says_nothing_of_it(
     ("messages", "status"),
     [
         ([(b'{"llm_', True), (b'response": "', True), (b'a"}', False)], 200),
-        ([(b'{"llm_response": "a"', True), None], 400),
+        ([(b'{"llm_response": "a"', True), None], 408),
         ([(b"x" * 400_000, True), (b"x" * 400_000, True)], 413),
     ],
 )
