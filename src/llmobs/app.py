@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, cast
 
@@ -75,6 +76,8 @@ log = structlog.get_logger("llmobs.app")
 
 NOTE_SECONDS = 5.0
 """How soon the audit log knows of a policy that came into force."""
+ROLL_SECONDS = 60.0
+"""How often verdicts of a time that is over are counted for long overviews."""
 TOUCH_SECONDS = 30.0
 """How often it is written down when keys were last used."""
 FORGET_SECONDS = 1.0
@@ -178,6 +181,7 @@ class Background:
                 group.create_task(_every(NOTE_SECONDS, self._note_policies))
             if self._settings.judge_cache_seconds:
                 group.create_task(_every(3600.0, self._expire))
+            group.create_task(_every(ROLL_SECONDS, self._roll))
             if self._canaries is not None:
                 if settings.canary_seconds:
                     group.create_task(_rounds(self._canaries, settings.canary_seconds))
@@ -238,6 +242,9 @@ class Background:
             if gone:
                 log.info("erasure finished", **gone)
             self._barred = barred.id
+
+    async def _roll(self) -> None:
+        await self._store.roll(datetime.now(UTC))
 
     async def _expire(self) -> None:
         await self._store.delete_expired_judgements()

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmobs.domain.access import View
 from llmobs.domain.audit import Deed, deed
-from llmobs.store import audit
+from llmobs.store import audit, rollup
 from llmobs.store.database import Database, retried, told_plainly, without_nul
 from llmobs.store.tables import detection_logs, erased_subjects, feedback, idempotency_keys, judgements
 from llmobs.store.tenancy import visible
@@ -168,12 +168,15 @@ class Erasure:
     async def _erase(self, view: View, request_id: str, by: str) -> Erased | None:
         async with self._database.transaction() as connection:
             logs = detection_logs.c
-            mine = visible(select(logs.id).where(logs.request_id == request_id), detection_logs, view)
+            mine = visible(
+                select(logs.id, logs.created_at).where(logs.request_id == request_id), detection_logs, view
+            )
             if connection.dialect.name == "postgresql":
                 mine = mine.with_for_update()  # of two that erase at once, one finds it gone
-            row_id = await connection.scalar(mine)
-            if row_id is None:
+            found = (await connection.execute(mine)).one_or_none()
+            if found is None:
                 return None
+            row_id, made_at = found
             gone: Mapping[str, int] = {
                 name: (await connection.execute(delete(table).where(wanted))).rowcount
                 for name, table, wanted in (
@@ -184,6 +187,7 @@ class Erasure:
             }
             if not gone["verdicts"]:  # SQLite: another was quicker between the look and the deletion
                 return None
+            await rollup.forget(connection, [made_at])
             await audit.append(connection, deed(by, ACTION, request_id, **gone))
         return Erased(request_id=request_id, **gone)
 
@@ -215,6 +219,7 @@ async def delete_verdicts(
     gone = {"verdicts": 0, "feedback": 0, "idempotency_keys": 0}
     if not ids:
         return gone
+    await rollup.forget(connection, await rollup.times_of(connection, ids))
     if opinions:
         gone["feedback"] = (
             await connection.execute(delete(feedback).where(said.request_id.in_(request_ids)))

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, Select, false, func, insert, select, tuple_
+from sqlalchemy import ColumnElement, Row, Select, false, func, insert, or_, select, true, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -29,6 +29,8 @@ AND (gone.client_id IS NULL OR gone.client_id = given.client_id)))"""
 They may have waited in a spool, or been under way, while that happened.
 """
 CURSOR = re.compile(r"[1-9][0-9]{0,17}")
+MOST_LATE = 1000
+"""Verdicts out of a spool that a page names one by one."""
 TIERS = (1, 2, 3)
 _EVIDENCE = tuple[EvidenceEntry, ...]
 _COVERAGE = tuple[CoverageEntry, ...]
@@ -216,10 +218,13 @@ async def page(
     connection: AsyncConnection, view: View, filters: LogFilter, before_id: int | None, limit: int
 ) -> list[LoggedRecord]:
     """Verdicts that match, newest first, from below `before_id` on."""
+    columns = detection_logs.c
     query = visible(_filtered(select(detection_logs), filters), detection_logs, view)
-    query = query.order_by(detection_logs.c.id.desc()).limit(limit)
+    query = query.order_by(columns.id.desc()).limit(limit)
     if before_id is not None:
-        query = query.where(detection_logs.c.id < before_id)
+        query = query.where(columns.id < before_id)
+    if filters.until is not None:
+        query = query.where(await _begun_before(connection, filters.until, before_id))
     return [_logged(row) for row in await connection.execute(query)]
 
 
@@ -268,6 +273,29 @@ async def decided(
 async def newest_id(connection: AsyncConnection) -> int:
     """The highest id given to a verdict that is still there, 0 where there is none."""
     return await connection.scalar(select(func.max(detection_logs.c.id))) or 0
+
+
+async def _begun_before(
+    connection: AsyncConnection, until: datetime, before_id: int | None
+) -> ColumnElement[bool]:
+    """Where the walk from the newest row down may begin for rows made before a time.
+
+    Without it, it would pass all rows made since. Ids rise with time but for what came late out of a spool: those
+    few are named one by one.
+    """
+    columns = detection_logs.c
+    made_before = columns.created_at < _in_utc(until)
+    newest = select(columns.id).where(made_before).order_by(columns.created_at.desc()).limit(1)
+    bound = await connection.scalar(newest)
+    if bound is None:
+        return false()
+    if before_id is not None and before_id <= bound:
+        return true()
+    late = select(columns.id).where(made_before, columns.id > bound).limit(MOST_LATE + 1)
+    ids = [row[0] for row in await connection.execute(late)]
+    if len(ids) > MOST_LATE:
+        return true()
+    return or_(columns.id <= bound, columns.id.in_(ids)) if ids else columns.id <= bound
 
 
 def cursor_of(row_id: int) -> str:

@@ -1,8 +1,10 @@
 """The record as the rest of the service sees it: append, look up, count."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import perf_counter
 from typing import Self
 
 import msgspec
@@ -11,7 +13,7 @@ from llmobs.domain.access import Client, HeldKey, View
 from llmobs.domain.record import Record
 from llmobs.errors import RecordUnavailable, StoreUnavailable
 from llmobs.settings import Settings, StoreOnFailure
-from llmobs.store import clients, judgements, records
+from llmobs.store import clients, judgements, records, rollup
 from llmobs.store.database import Database, retried
 from llmobs.store.journal import Journal, Observer
 from llmobs.store.migrate import head, revision_of, serves
@@ -21,6 +23,8 @@ from llmobs.store.summary import Slice, Summaries
 from llmobs.store.writer import writer_for
 
 EXPORT_ROWS = 500
+ROLL_SECONDS = 0.1
+"""How long a transaction that counts may take before the next is made shorter."""
 DECIDED_ROWS = 250
 """Rows of a chunk whose scores and evidence are unpacked on the event loop: some milliseconds."""
 SEARCHED = 50_000
@@ -91,10 +95,14 @@ class Store:
         return Kept(recorded=True, duplicate_of=first)
 
     async def _write(self, batch: Sequence[Record]) -> dict[str, str]:
-        if all(record.idempotency_key is None for record in batch):
+        # What waited in a spool changes a stretch of time that may be counted already.
+        settled = datetime.now(UTC) - rollup.SETTLED / 2
+        late = [record.created_at for record in batch if record.created_at < settled]
+        if not late and all(record.idempotency_key is None for record in batch):
             await self._writer.write(batch)
             return {}
         async with self._database.transaction() as connection:
+            await rollup.forget(connection, late)
             return await records.insert_records(connection, batch)
 
     async def by_idempotency_key(self, client_id: str | None, key: str) -> LoggedRecord | None:
@@ -165,6 +173,35 @@ class Store:
         """What came through in the last `span`, by slices, oldest first."""
         async with self._database.transaction() as connection:
             return await self._summaries.read(connection, view, span, now)
+
+    async def roll(self, now: datetime) -> int:
+        """Count what is over and not counted, the newest first, in short transactions. How many stretches of time."""
+        last = rollup.bucket_of(now - rollup.SETTLED) - 1
+        first = rollup.bucket_of(now - rollup.KEPT)
+        async with self._database.transaction() as connection:
+            waiting = await rollup.uncounted(connection, first, last)
+        done, size = 0, 1
+        while done < len(waiting):
+            some = waiting[max(0, len(waiting) - done - size) : len(waiting) - done]
+            started = perf_counter()
+            await self._roll_some(some)
+            done += len(some)
+            took = perf_counter() - started
+            size = min(60, size * 2) if took < ROLL_SECONDS else max(1, size // 2)
+            await asyncio.sleep(took)  # whoever answers requests comes first
+        if waiting:
+            await self._prune(first)
+        return done
+
+    @retried
+    async def _roll_some(self, buckets: Sequence[int]) -> None:
+        async with self._database.transaction() as connection:
+            await rollup.count(connection, buckets[0], buckets[-1])
+
+    @retried
+    async def _prune(self, before: int) -> None:
+        async with self._database.transaction() as connection:
+            await rollup.prune(connection, before)
 
     @retried
     async def snapshot(self, figures: TierCounts, *, is_healthy: bool, message: str) -> None:

@@ -103,10 +103,32 @@ detection_logs = Table(
     Column("subject_key", Text, nullable=True),  # keyed hash of the person named, to erase by
     UniqueConstraint("request_id"),
     Index(None, "client_id", "id"),  # a client's own rows, newest first
-    *(Index(None, name) for name in ("action", "tier_used", "blocked", "created_at")),
+    *(Index(None, name) for name in ("action", "blocked")),
+    Index(None, "tier_used", "client_id"),  # all or one client's are counted by it alone
+    Index(None, "created_at", "id"),  # which rows before a time came late is seen by it alone
     Index(None, "failure_class", "created_at"),  # what is kept for how long depends on the class
     _of_persons("detection_logs"),
     sqlite_autoincrement=True,  # no id is given twice, or a cursor could lead to another row
+)
+
+traffic_buckets = Table(
+    "traffic_buckets",
+    metadata,
+    Column("bucket", Integer, nullable=False, autoincrement=False),
+    Column("client_id", Text, nullable=False),  # '' where nobody is known
+    Column("action", Text, nullable=False),
+    Column("failure_class", Text, nullable=False),  # '' where none was found
+    Column("tier_used", SmallInteger, nullable=False),
+    Column("latency", SmallInteger, nullable=False),
+    Column("verdicts", BigInteger, nullable=False),
+    PrimaryKeyConstraint("bucket", "client_id", "action", "failure_class", "tier_used", "latency"),
+)
+
+rolled_buckets = Table(
+    "rolled_buckets",
+    metadata,
+    Column("bucket", Integer, nullable=False, autoincrement=False),
+    PrimaryKeyConstraint("bucket"),
 )
 
 idempotency_keys = Table(
