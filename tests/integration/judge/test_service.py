@@ -13,7 +13,11 @@ import pytest
 from support.app import client_for
 from support.judge_server import HONEST_WORD, Fault, JudgeServer
 
+from llmobs.access.persons import PersonKeys
+from llmobs.domain.access import EVERYTHING
 from llmobs.settings import Settings, Synchronous
+from llmobs.store.database import Database
+from llmobs.store.erasure import Erasure
 from llmobs.store.migrate import upgrade
 
 OPEN = "The wheelbarrow stands in the rain."
@@ -202,3 +206,26 @@ def _turn_into_a_folder(database: Path) -> None:
         except FileExistsError:
             continue
         return
+
+
+async def test_a_process_forgets_what_the_judge_said_for_a_person_whom_another_erases(
+    serve: Serve, tmp_path: Path
+) -> None:
+    pepper = "a pepper that only this test knows, long"
+
+    async def asked(client: httpx.AsyncClient, server: JudgeServer, person: str) -> int:
+        """How often the judge had been asked after one more text."""
+        body = {"llm_response": OPEN_AND_BAD, "context": {"subject_id": person}}
+        answer = await client.post("/v1/detect", json=body)
+        assert answer.status_code == 200
+        return len(server.asked)
+
+    async with JudgeServer() as server, serve(server, subject_pepper=pepper) as client:
+        assert [await asked(client, server, who) for who in ("ann", "bob", "ann")] == [1, 1, 1]
+        other = Database(Settings(database_url=f"sqlite:///{tmp_path}/llmobs.db"))
+        gone = await Erasure(other).of_person(EVERYTHING, PersonKeys(pepper).key_of("ann"), by="test")
+        await other.dispose()
+        assert (gone.verdicts, gone.judgements) == (2, 1)
+        await asyncio.sleep(2.5)  # it looks every second
+        assert await asked(client, server, "bob") == 2
+        assert await asked(client, server, "ann") == 2
