@@ -47,6 +47,7 @@ from llmobs.http import (
     overview,
     page,
     policy_changes,
+    session,
 )
 from llmobs.http.admission import Admission
 from llmobs.http.edge import Edge
@@ -400,6 +401,7 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
         gate=door.gate,
         limiter=door.limiter,
         registry=door.registry,
+        sessions=door.sessions,
         opinions=Opinions(store.database),
         erasure=Erasure(store.database, telemetry.count),
         persons=persons,
@@ -463,6 +465,7 @@ def _litestar(
             *admin.HANDLERS,
             *feedback.HANDLERS,
             *policy_changes.HANDLERS,
+            *session.HANDLERS,
         ],
         guards=[access.guard],
         exception_handlers=EXCEPTION_HANDLERS,
@@ -470,7 +473,7 @@ def _litestar(
         cors_config=CORSConfig(allow_origins=list(cors)) if cors else None,
         openapi_config=None,
         logging_config=None,
-        state=State({"services": services}),
+        state=State({"services": services, "failed_sign_ins": session.FailedSignIns()}),
     )
     list(access.route_needs(app))  # a route without a need ends the start, not a request
     return app

@@ -168,6 +168,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             description="How long it is believed at most while the database does not answer.",
         ),
     ] = 600.0
+    session_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=2_592_000,
+            description="How long somebody stays signed in to the web page at most; 0: nobody signs in, and a key "
+            "lives in the page's memory. Sessions need LLMOBS_KEY_PEPPER.",
+        ),
+    ] = 28_800.0
     key_pepper: Annotated[
         str,
         Meta(

@@ -18,6 +18,7 @@ import msgspec
 import structlog
 
 from llmobs.access.keys import PREFIX, Pepper, id_of, matches
+from llmobs.access.sessions import PAGE_HEADER, Sessions, cookie_in
 from llmobs.domain.access import ANYONE, EVERYTHING, HeldKey, Need, Principal, Scope, View
 from llmobs.errors import CredentialsUnchecked, Forbidden, StoreUnavailable, Unauthenticated
 
@@ -64,12 +65,13 @@ class Gate:
         pepper: Pepper | None = None,
         lookup: Lookup | None = None,
         tokens: Tokens | None = None,
+        sessions: Sessions | None = None,
         cache_seconds: float = 30.0,
         outage_seconds: float = 600.0,
         open_metrics: bool = False,
         now: Callable[[], float] = monotonic,
     ) -> None:
-        """With neither a pepper nor tokens nobody is asked for credentials.
+        """With neither a pepper nor tokens nobody is asked for credentials; without `sessions` no cookie counts.
 
         A key that was found good is believed for `cache_seconds`, so a revocation in another process
         takes that long at most. While the database does not answer it is believed for `outage_seconds`
@@ -78,6 +80,7 @@ class Gate:
         self._pepper = pepper
         self._lookup = lookup
         self._tokens = tokens
+        self._sessions = sessions
         self._cache_seconds = cache_seconds
         self._outage_seconds = max(cache_seconds, outage_seconds)
         self._open_metrics = open_metrics
@@ -125,12 +128,25 @@ class Gate:
         return found
 
     async def _principal(self, headers: Headers) -> Principal:
-        shown = _credential(headers)
+        shown = self._credential(headers)
         if self._pepper is not None and (self._tokens is None or shown.startswith(_KEY_START)):
             return await self._by_key(self._pepper, shown)
         if self._tokens is None:
             raise Unauthenticated("This service takes no such credential.", error="invalid_token")
         return await self._tokens.principal(shown)
+
+    def _credential(self, headers: Headers) -> bytes:
+        """The one credential in the headers, or that of the page's session."""
+        found, cookie, by_page = _shown(headers)
+        if len(found) > 1:
+            raise Unauthenticated("There is more than one credential; send one.", error="invalid_request")
+        if found:
+            return found[0]
+        # Other sites can make a browser send the cookie, but not say that the page asks.
+        sealed = cookie_in(cookie) if by_page and cookie and self._sessions is not None else None
+        if sealed is None or self._sessions is None:
+            raise Unauthenticated("Send an API key or a bearer token: `Authorization: Bearer ...`.")
+        return self._sessions.opened(sealed)
 
     async def _by_key(self, pepper: Pepper, shown: bytes) -> Principal:
         key_id = id_of(shown)
@@ -207,9 +223,16 @@ def _remember(kept: OrderedDict[bytes, V], digest: bytes, value: V, most: int) -
         kept.popitem(last=False)
 
 
-def _credential(headers: Headers) -> bytes:
-    """The one credential in the headers: `Authorization: Bearer ...` or `X-API-Key: ...`."""
+def is_of_page(headers: Headers) -> bool:
+    """Whether the web page itself asks: no other site can send what tells it."""
+    return _shown(headers)[2]
+
+
+def _shown(headers: Headers) -> tuple[list[bytes], bytes, bool]:
+    """Credentials (`Authorization: Bearer ...`, `X-API-Key: ...`), cookies, and whether the page asks."""
     found: list[bytes] = []
+    cookies = b""
+    by_page = False
     for name, value in headers:
         if name == b"authorization":
             kind, _, shown = value.partition(b" ")
@@ -220,8 +243,8 @@ def _credential(headers: Headers) -> bytes:
             found.append(shown.strip())
         elif name == b"x-api-key":
             found.append(value.strip())
-    if not found:
-        raise Unauthenticated("Send an API key or a bearer token: `Authorization: Bearer ...`.")
-    if len(found) > 1:
-        raise Unauthenticated("There is more than one credential; send one.", error="invalid_request")
-    return found[0]
+        elif name == b"cookie":
+            cookies = value if not cookies else cookies + b"; " + value
+        elif name == PAGE_HEADER or (name == b"sec-fetch-site" and value == b"same-origin"):
+            by_page = True
+    return found, cookies, by_page

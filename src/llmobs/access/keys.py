@@ -36,6 +36,10 @@ class Pepper:
         """32 bytes that stand for a key."""
         return hashlib.blake2b(key, digest_size=32, key=self._key).digest()
 
+    def derived(self, purpose: bytes) -> bytes:
+        """32 bytes of key for another purpose, which tell nothing about this one."""
+        return hashlib.blake2b(purpose, digest_size=32, key=self._key, person=b"llmobs derived").digest()
+
     def __repr__(self) -> str:
         return "Pepper(...)"
 

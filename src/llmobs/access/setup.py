@@ -10,6 +10,7 @@ from llmobs.access.jwks import KeySet
 from llmobs.access.keys import Pepper, pepper_from
 from llmobs.access.limits import Allowances, Limiter, MemoryAllowances
 from llmobs.access.registry import Registry
+from llmobs.access.sessions import Sessions
 from llmobs.access.tiers import Tiers, load_tiers
 from llmobs.access.tokens import ClientLookup, Tokens
 from llmobs.errors import SettingsInvalid
@@ -39,6 +40,13 @@ def installed_tokens(settings: Settings, clients: ClientLookup) -> Tokens | None
     return Tokens(settings, KeySet(settings.jwt_jwks, seconds=settings.jwt_jwks_seconds), clients)
 
 
+def installed_sessions(settings: Settings, pepper: Pepper | None) -> Sessions | None:
+    """What keeps people signed in to the web page; None where there is no pepper to seal with, or it is off."""
+    if pepper is None or settings.auth_mode is AuthMode.NONE or not settings.session_seconds:
+        return None
+    return Sessions(pepper, settings.session_seconds)
+
+
 def installed_gate(settings: Settings, pepper: Pepper | None, lookup: Lookup, clients: ClientLookup) -> Gate:
     """The gate; SettingsInvalid where the settings would leave the service open to strangers."""
     refuse_open_door(settings)
@@ -46,6 +54,7 @@ def installed_gate(settings: Settings, pepper: Pepper | None, lookup: Lookup, cl
         pepper=pepper if settings.auth_mode.takes_keys else None,
         lookup=lookup,
         tokens=installed_tokens(settings, clients),
+        sessions=installed_sessions(settings, pepper),
         cache_seconds=settings.auth_cache_seconds,
         outage_seconds=settings.auth_outage_seconds,
         open_metrics=settings.metrics_open,
@@ -58,6 +67,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     gate: Gate
     limiter: Limiter
     registry: Registry
+    sessions: Sessions | None
 
 
 def installed_access(settings: Settings, store: Store, count: Count = lambda *_: None) -> Access:
@@ -69,6 +79,7 @@ def installed_access(settings: Settings, store: Store, count: Count = lambda *_:
         gate=gate,
         limiter=installed_limiter(settings, store.database, tiers, count),
         registry=Registry(store.database, pepper, tiers=tiers, changed=gate.forget),
+        sessions=installed_sessions(settings, pepper),
     )
 
 

@@ -13,7 +13,7 @@ from llmobs.domain.feedback import KeptOpinion
 from llmobs.domain.risk import Action
 from llmobs.domain.subject import Kind
 from llmobs.errors import Problem
-from llmobs.http import admin, catalogue, feedback, overview, policy_changes, schemas
+from llmobs.http import admin, catalogue, feedback, overview, policy_changes, schemas, session
 from llmobs.http.access import LIMITED
 from llmobs.http.columns import PARQUET
 from llmobs.http.logs import JSON_LINES, MAX_LIMIT
@@ -60,6 +60,8 @@ _TYPES = (
     policy_changes.PolicySource,
     policy_changes.CheckedPolicy,
     policy_changes.PolicyTried,
+    session.SessionState,
+    session.SignIn,
 )
 
 _KEY = {
@@ -206,6 +208,7 @@ def _paths() -> dict[str, Any]:
             )
         }
 
+    state = _answer("SessionState", "Who is signed in")
     return {
         "/": {"get": _operation("welcome", "What answers here", {200: _answer("Welcome", "The service")})},
         "/v1/detect": detect(""),
@@ -287,6 +290,31 @@ def _paths() -> dict[str, Any]:
         },
         "/v1/rules": {"get": _operation("rules", "Rules in force", {200: _answer("RuleList", "Rules")})},
         "/ui": {"get": _operation("ui", "The web page", {200: page})},
+        "/ui/session": {
+            "get": _operation("session", "Who is signed in to the web page", {200: state}),
+            "post": _operation(
+                "signIn",
+                "Sign in to the web page; only the page itself can",
+                {200: state},
+                (
+                    errors.RequestInvalid,
+                    errors.TextTooLong,
+                    errors.MediaTypeUnsupported,
+                    errors.BodyInvalid,
+                    errors.Unauthenticated,
+                    errors.EntryConflict,
+                    errors.RateLimited,
+                    errors.DatabaseUnavailable,
+                ),
+                requestBody=_json_body({"$ref": REF.format(name="SignIn")}, "A key or a token."),
+            ),
+            "delete": _operation(
+                "signOut",
+                "Sign out of the web page; only the page itself can",
+                {200: state},
+                (errors.Unauthenticated,),
+            ),
+        },
         "/docs": {"get": _operation("docs", "This document to click through, offline", {200: page})},
     }
 

@@ -11,6 +11,7 @@ from llmobs.access.gate import Gate
 from llmobs.access.limits import Limiter
 from llmobs.access.persons import PersonKeys
 from llmobs.access.registry import Registry
+from llmobs.access.sessions import Sessions
 from llmobs.book import Book
 from llmobs.detect.tier1_patterns.book import RuleBook
 from llmobs.domain.access import View
@@ -53,6 +54,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     gate: Gate
     limiter: Limiter
     registry: Registry
+    sessions: Sessions | None
+    """Keeps people signed in to the page; None: nobody can."""
     opinions: Opinions
     admission: Admission
     audit: Audit

@@ -1,4 +1,5 @@
-// Calls of the service. The key, where one is needed, lives in this module's memory only.
+// Calls of the service. Whoever signed in is known by a cookie that no script can read; where there are no
+// sessions, the key lives in this module's memory only.
 import { S } from "/ui/strings.js";
 
 let key = "";
@@ -7,7 +8,12 @@ export function useKey(value) {
   key = value.trim();
 }
 
-export const hasKey = () => key !== "";
+// Whether a browser can load by itself what the page may see: not with a key that only this module has, and
+// only where the browser tells the service that the page asks.
+export const loadsItself = () => key === "" && isSecureContext;
+
+let asks = false;
+export const asksForKey = () => asks;
 
 export class Refused extends Error {
   constructor(status, message) {
@@ -17,7 +23,7 @@ export class Refused extends Error {
 }
 
 export async function open(path, options = {}) {
-  const headers = { ...options.headers };
+  const headers = { "x-llmobs-page": "1", ...options.headers };
   if (key) headers.authorization = `Bearer ${key}`;
   let answer;
   try {
@@ -50,6 +56,27 @@ export async function post(path, body) {
 
 export const put = async (path, body) =>
   (await open(path, { method: "PUT", headers: { "content-type": "application/json" }, body: JSON.stringify(body) })).json();
+export async function session() {
+  const state = await get("/ui/session");
+  asks = state.asks;
+  return state;
+}
+
+export async function signIn(credential) {
+  const answer = await open("/ui/session", {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ credential }),
+  });
+  policies = undefined;
+  return answer.json();
+}
+
+export async function signOut() {
+  await open("/ui/session", { method: "DELETE" });
+  key = "";
+  policies = undefined;
+}
 
 let policies;
 export function knownPolicies(again = false) {

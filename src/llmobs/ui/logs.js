@@ -1,5 +1,5 @@
 import { field, h, select, table } from "/ui/dom.js";
-import { get, hasKey, knownPolicies, open } from "/ui/api.js";
+import { get, knownPolicies, loadsItself, open } from "/ui/api.js";
 import { S, label } from "/ui/strings.js";
 import { badge, verdictView } from "/ui/verdict.js";
 
@@ -35,7 +35,7 @@ function exportLink(query) {
   const path = `/v1/logs?${new URLSearchParams({ ...query, format: "jsonl" })}`;
   const link = h("a", { href: path, download: "llmobs-logs.jsonl" }, T.export);
   link.addEventListener("click", async (event) => {
-    if (!hasKey()) return;  // the browser streams it to the disk
+    if (loadsItself()) return;  // the browser streams it to the disk
     event.preventDefault();
     const url = URL.createObjectURL(await (await open(path)).blob());
     h("a", { href: url, download: "llmobs-logs.jsonl" }).click();

@@ -1,6 +1,6 @@
 // The frame: navigation, the place of the page, the key where one is asked for.
 import { field, h } from "/ui/dom.js";
-import { useKey } from "/ui/api.js";
+import { session, signIn, signOut, useKey } from "/ui/api.js";
 import { logs } from "/ui/logs.js";
 import { overview } from "/ui/overview.js";
 import { playground } from "/ui/playground.js";
@@ -11,17 +11,51 @@ const PAGES = { playground, overview, logs, policies };
 
 const view = h("main", { id: "main", tabindex: "-1" });
 const links = Object.keys(PAGES).map((name) => h("a", { href: `#/${name}` }, S.pages[name]));
+const account = h("div", { class: "account" });
 document.body.replaceChildren(
   h("a", { class: "skip", href: "#main", click: (event) => { event.preventDefault(); view.focus(); } }, S.skip),
-  h("header", {}, h("span", { class: "name" }, S.title), h("nav", { "aria-label": S.nav }, links)),
+  h("header", {}, h("span", { class: "name" }, S.title), h("nav", { "aria-label": S.nav }, links), account),
   view);
 
+let known = { asks: false, sessions: false, signed_in: false };
+
+function showAccount(state) {
+  known = state;
+  if (state.signed_in) {
+    account.replaceChildren(
+      h("span", { title: state.scopes.join(", ") }, S.signedInAs(state.client_id ?? state.actor)),
+      h("button", { type: "button", class: "quiet", click: async () => {
+        await signOut();
+        showAccount(await session());
+        askForKey(S.signedOut);
+      } }, S.signOut));
+  } else account.replaceChildren();
+}
+
 function askForKey(message) {
-  const key = h("input", { type: "password", autocomplete: "off" });
+  turn += 1;  // whatever is still being made is of no use without a key
+  stop?.();
+  stop = null;
+  const key = h("input", { type: "password", autocomplete: "off", required: true });
+  const told = h("p", { role: "alert" }, message);
+  const use = async (event) => {
+    event.preventDefault();
+    if (known.sessions) {
+      try {
+        showAccount(await signIn(key.value.trim()));
+      } catch (error) {
+        told.replaceChildren(error.message);
+        key.select();
+        return;
+      }
+    } else useKey(key.value);
+    show();
+  };
   view.replaceChildren(
-    h("h1", { tabindex: "-1" }, S.key), h("p", { role: "alert" }, message),
-    h("form", { submit: (event) => { event.preventDefault(); useKey(key.value); show(); } },
-      field(S.key, key, S.keyHint), h("button", { type: "submit", class: "main" }, S.keyUse)));
+    h("h1", { tabindex: "-1" }, S.signIn), told,
+    h("form", { submit: use },
+      field(S.key, key, known.sessions ? S.sessionHint : S.keyHint),
+      h("button", { type: "submit", class: "main" }, known.sessions ? S.signIn : S.keyUse)));
   key.focus();
 }
 
@@ -44,12 +78,20 @@ async function show() {
   const room = { replaceChildren: (...parts) => { if (mine === turn) view.replaceChildren(...parts.filter((one) => one)); } };
   if (first) room.replaceChildren(h("p", { role: "status" }, S.loading));
   try {
+    // Asked before anything else: a page that nobody may see yet is not asked for in vain.
+    if (first) showAccount(await session());
+    if (mine !== turn) return;
+    if (known.asks && known.sessions && !known.signed_in) {
+      first = false;
+      askForKey(S.askSignIn);
+      return;
+    }
     const ended = await PAGES[name](room, new URLSearchParams(query));
     if (mine === turn) stop = ended ?? null;
     else ended?.();
   } catch (error) {
     if (mine === turn) {
-      if (error.status === 401 || error.status === 403) askForKey(error.message);
+      if (error.status === 401 || (error.status === 403 && !known.signed_in)) askForKey(error.message);
       else room.replaceChildren(h("h1", { tabindex: "-1" }, S.pages[name]), h("p", { class: "notice", role: "alert" }, S.failed(error.message)));
     }
   }

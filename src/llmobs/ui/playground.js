@@ -1,5 +1,5 @@
 import { copyButton, field, h, select } from "/ui/dom.js";
-import { get, hasKey, knownPolicies, post } from "/ui/api.js";
+import { asksForKey, get, knownPolicies, post } from "/ui/api.js";
 import { S, SAMPLES } from "/ui/strings.js";
 import { verdictView } from "/ui/verdict.js";
 
@@ -22,7 +22,7 @@ const shellQuoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 const python = (value) => JSON.stringify(value);
 
 function calls(body) {
-  const key = hasKey() ? " -H \"authorization: Bearer $LLMOBS_KEY\"" : "";
+  const key = asksForKey() ? " -H \"authorization: Bearer $LLMOBS_KEY\"" : "";
   const curl = `curl -s ${location.origin}/v1/detect -H 'content-type: application/json'${key} \\\n  -d ${shellQuoted(JSON.stringify(body))}`;
   const options = [];
   if (body.context?.query) options.push(`query=${python(body.context.query)}`);
@@ -30,8 +30,8 @@ function calls(body) {
   if (body.kind !== "response") options.push(`kind=${python(body.kind)}`);
   if (body.policy) options.push(`policy=${python(body.policy)}`);
   const lines = [python(body.llm_response), ...options].map((one) => `        ${one},`).join("\n");
-  const apiKey = hasKey() ? ", api_key=os.environ[\"LLMOBS_KEY\"]" : "";
-  const code = `${hasKey() ? "import os\n\n" : ""}from llmobs.client import Client\n\nwith Client(${python(location.origin)}${apiKey}) as client:\n    verdict = client.detect(\n${lines}\n    )\n    print(verdict.action, verdict.failure_class)`;
+  const apiKey = asksForKey() ? ", api_key=os.environ[\"LLMOBS_KEY\"]" : "";
+  const code = `${asksForKey() ? "import os\n\n" : ""}from llmobs.client import Client\n\nwith Client(${python(location.origin)}${apiKey}) as client:\n    verdict = client.detect(\n${lines}\n    )\n    print(verdict.action, verdict.failure_class)`;
   const block = (name, text) => h("details", {}, h("summary", {}, name), copyButton(S, text), h("pre", { tabindex: "0" }, text));
   return h("section", { class: "calls" }, h("h3", {}, S.verdict.calls), block("curl", curl), block("Python", code));
 }

@@ -56,6 +56,10 @@ TABLE = {
     ("GET", "/openapi.json"): PUBLIC,
     ("GET", "/ui"): PUBLIC,
     ("GET", "/ui/{name}"): PUBLIC,
+    ("GET", "/ui/session"): PUBLIC,
+    # Only the page may: it says so in a header, which these callers do not send.
+    ("POST", "/ui/session"): Expected(Need.PUBLIC, 401, {"credential": "llmobs_x"}),
+    ("DELETE", "/ui/session"): Expected(Need.PUBLIC, 401),
     ("GET", "/v1/policies"): Expected(Need.KNOWN),
     ("GET", "/v1/overview"): Expected(Need.LOGS_READ),
     ("GET", "/v1/rules"): Expected(Need.KNOWN),
