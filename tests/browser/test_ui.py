@@ -375,3 +375,34 @@ def test_answers_of_the_page_are_strict_and_cached(service: Service) -> None:
     caught.value.close()
     assert service.status("/ui/" + urllib.parse.quote("../app.py", safe="")) == 404
     assert service.status("/ui/nothing.js") == 404
+
+
+def test_feedback_is_given_and_shown(opened: Open, service: Service) -> None:
+    (verdict,) = post(service, {"llm_response": ATTACK + " now"})
+    watched = opened()
+    page = watched.page
+    watched.goto(f"#/logs?id={verdict['request_id']}")
+    page.get_by_role("heading", name="Was this verdict right?").wait_for()
+    page.get_by_role("button", name="Wrong", exact=True).focus()
+    page.keyboard.press("Enter")  # by keyboard alone
+    really = page.get_by_label("What the text really is")
+    assert really.evaluate("(one) => document.activeElement === one")
+    options = really.locator("option").all_inner_texts()
+    assert "harmless" in options
+    assert "prompt injection" not in options  # it is what the verdict said
+    page.get_by_label("Note", exact=True).fill("Only quoted; ask anna.meyer@mail.example.org")
+    page.get_by_role("button", name="Send").click()
+    page.get_by_text("Said to be wrong: really harmless").wait_for()
+    page.reload()
+    page.get_by_text("Said to be wrong: really harmless").wait_for()
+    page.get_by_role("button", name="Right", exact=True).click()
+    page.get_by_text("Said to be right").wait_for()
+    with urllib.request.urlopen(
+        f"http://127.0.0.1:{service.port}/v1/feedback?request_id={verdict['request_id']}"
+    ) as answer:
+        (kept,) = json.loads(answer.read())["feedback"]
+    assert (kept["correct"], kept["true_class"]) == (True, "prompt_injection")
+    watched.goto("#/playground")
+    check(watched, "The library opens at nine.")
+    page.get_by_role("button", name="Right", exact=True).click()
+    page.get_by_text("Said to be right").wait_for()

@@ -56,6 +56,10 @@ export async function post(path, body) {
 
 export const put = async (path, body) =>
   (await open(path, { method: "PUT", headers: { "content-type": "application/json" }, body: JSON.stringify(body) })).json();
+// What counts once by itself, however often it is sent.
+export const say = async (path, body) =>
+  (await open(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) })).json();
+
 export async function session() {
   const state = await get("/ui/session");
   asks = state.asks;

@@ -1,5 +1,6 @@
 import { field, h, select, table } from "/ui/dom.js";
 import { get, knownPolicies, loadsItself, open } from "/ui/api.js";
+import { feedbackBox } from "/ui/feedback.js";
 import { S, label } from "/ui/strings.js";
 import { badge, verdictView } from "/ui/verdict.js";
 
@@ -22,11 +23,14 @@ async function detail(view, id) {
     return;
   }
   const [row] = logs;
+  const policy = known.policies.find((one) => one.id === row.policy_id);
+  const opinion = await feedbackBox(row, Object.keys(policy?.classes ?? {}), { told: true });
   view.replaceChildren(
     h("h1", { tabindex: "-1" }, T.detail), back,
     h("p", {}, time(row.created_at), row.client_id ? `, ${T.client} ${row.client_id}` : "", " · ",
       h("a", { href: `#/playground?id=${encodeURIComponent(row.request_id)}` }, T.inPlayground)),
-    verdictView(row, row.llm_response, known.policies.find((one) => one.id === row.policy_id)),
+    verdictView(row, row.llm_response, policy),
+    opinion,
     row.context && h("h3", {}, T.context),
     row.context && h("pre", { tabindex: "0" }, JSON.stringify(row.context, null, 2)));
 }

@@ -1,6 +1,7 @@
 import { copyButton, field, h, select } from "/ui/dom.js";
 import { asksForKey, get, knownPolicies, post } from "/ui/api.js";
 import { S, SAMPLES } from "/ui/strings.js";
+import { feedbackBox } from "/ui/feedback.js";
 import { verdictView } from "/ui/verdict.js";
 
 const T = S.playground;
@@ -66,8 +67,10 @@ export async function playground(view, parameters) {
       const verdict = await post("/v1/detect", body);
       const address = `#/playground?id=${verdict.request_id}`;
       history.replaceState(null, "", address);
+      const decided = policies.find((one) => one.id === verdict.policy.id);
       result.replaceChildren(
-        verdictView(verdict, body.llm_response, policies.find((one) => one.id === verdict.policy.id)),
+        verdictView(verdict, body.llm_response, decided),
+        ...(verdict.recorded === false ? [] : [await feedbackBox(verdict, Object.keys(decided?.classes ?? {}))]),
         h("p", { class: "hint" }, `${T.shared} `, h("a", { href: address }, location.origin + location.pathname + address)),
         calls(body));
       result.querySelector("h2").focus();

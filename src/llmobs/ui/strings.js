@@ -97,6 +97,17 @@ export const S = {
     inPlayground: "Open in playground",
     context: "Context",
   },
+  feedback: {
+    ask: "Was this verdict right?",
+    right: "Right",
+    wrong: "Wrong",
+    truth: "What the text really is",
+    harmless: "harmless",
+    note: "Note",
+    noteHint: "For people. Secrets and personal data in it are masked.",
+    send: "Send",
+    given: (right, truth, when) => `Said to be ${right ? "right" : `wrong: really ${truth}`} (${when}).`,
+  },
   overview: {
     intro: "What came through, from the service's own tables.",
     window: "Time span",
