@@ -30,9 +30,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service,
 
     async def furnish(registry: Registry) -> tuple[str, str]:
         await registry.create_client("shop", tier="enterprise")
-        fresh = await registry.create_key(
-            "shop", name="", scopes=[Scope.DETECT, Scope.LOGS_READ], by="test"
-        )
+        fresh = await registry.create_key("shop", name="", scopes=[Scope.DETECT, Scope.LOGS_READ], by="test")
         return fresh.shown, fresh.key.id
 
     key, key_id = in_registry_now(Settings(database_url=database), furnish)
@@ -44,8 +42,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service,
 
 
 @pytest.fixture
-def entered(browser: Any, guarded: tuple[Service, str, str]) -> Iterator[Callable[[], Watched]]:
-    """Opens the page of that service."""
+def entered(guarded: tuple[Service, str, str], browser: Any) -> Iterator[Callable[[], Watched]]:
+    """Opens the page of that service, which is made first: beside a browser no loop can be run."""
     contexts: list[Any] = []
 
     def make() -> Watched:
@@ -65,7 +63,7 @@ def sign_in(watched: Watched, key: str) -> None:
 
 
 def test_one_signs_in_stays_in_over_a_reload_and_signs_out(
-    entered: Callable[[], Watched], guarded: tuple[Service, str, str]
+    guarded: tuple[Service, str, str], entered: Callable[[], Watched]
 ) -> None:
     watched = entered()
     page = watched.page
@@ -87,7 +85,9 @@ def test_one_signs_in_stays_in_over_a_reload_and_signs_out(
     # No script can read what keeps one signed in, and nothing of the key stays where scripts can look.
     secret = guarded[1].split("_")[2]
     assert page.evaluate("document.cookie") == ""
-    kept = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.documentElement.outerHTML])")
+    kept = page.evaluate(
+        "JSON.stringify([{...localStorage}, {...sessionStorage}, document.documentElement.outerHTML])"
+    )
     assert secret not in kept
     (cookie,) = page.context.cookies()
     assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
@@ -101,7 +101,7 @@ def test_one_signs_in_stays_in_over_a_reload_and_signs_out(
 
 
 def test_a_wrong_key_is_told_and_may_be_mended(
-    entered: Callable[[], Watched], guarded: tuple[Service, str, str]
+    guarded: tuple[Service, str, str], entered: Callable[[], Watched]
 ) -> None:
     watched = entered()
     page = watched.page
@@ -116,7 +116,7 @@ def test_a_wrong_key_is_told_and_may_be_mended(
 
 
 def test_another_site_gets_nothing_with_the_cookie(
-    entered: Callable[[], Watched], guarded: tuple[Service, str, str]
+    guarded: tuple[Service, str, str], entered: Callable[[], Watched]
 ) -> None:
     watched = entered()
     watched.goto("#/logs")
