@@ -21,6 +21,8 @@ from llmobs.http.bodies import read_body
 from llmobs.http.services import Services, services
 
 SIGN_IN = "session.open"
+MAX_SIGN_IN = 65_536
+"""Bytes of a body."""
 MOST_FAILED = 10
 FAILED_SECONDS = 60.0
 """So many wrong credentials of one address within so long, then it waits. Keys cannot be guessed; this keeps
@@ -86,7 +88,7 @@ async def session(request: AnyRequest) -> Response[bytes]:
     return _told(_state(parts, None if parts.gate.is_open else who))
 
 
-@post("/ui/session", opt=needs(Need.PUBLIC), request_max_body_size=2 * MOST_BYTES, status_code=200)
+@post("/ui/session", opt=needs(Need.PUBLIC), request_max_body_size=MAX_SIGN_IN, status_code=200)
 async def sign_in(request: AnyRequest) -> Response[bytes]:
     """Begin a session with an API key or a bearer token, which is sealed into a cookie."""
     parts = services(request)
