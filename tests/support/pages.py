@@ -199,7 +199,8 @@ class Scene:
     def _start(self, text: str) -> tuple[subprocess.Popen[bytes], Path]:
         if re.search(r"\bhelm ", text):
             self._environ["HELM"] = chart_tool("helm")
-        log = self.folder / ".output"
+        # One for each: a server of an earlier block goes on writing to its own.
+        log = self.folder / f".output-{len(self._processes)}"
         with log.open("wb") as out:
             process = subprocess.Popen(
                 ["bash", "-c", _PRELUDE + self._filled(text) + _KEEP],
