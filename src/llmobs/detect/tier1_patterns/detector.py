@@ -39,7 +39,7 @@ class RulesDetector:
 
 
 def _examine(rules: RuleSet, subject: Subject) -> Findings:
-    hits = rules.hits(subject)
+    hits = rules.hits(subject, deciding=True)
     if not hits:
         return Findings(silence=rules.silence)
     if subject.documents or subject.reference:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -101,6 +101,12 @@ class CompiledRule:
             view=view.name,
         )
 
+    def adds_nothing(self, reached: Mapping[str, float]) -> bool:
+        """Whether a hit would neither raise its class above what is reached, nor be masked, nor be on trial."""
+        if self.rule.status is not Status.STABLE or self.failure_class in SENSITIVE:
+            return False
+        return self.score is not None and self.score <= reached.get(self.failure_class, -1.0)
+
     def _candidates(self, view: View, first: Spans) -> Iterator[tuple[int, int, int, int]]:
         """Whole match and value, as code point offsets in the view, from the first match on."""
         encoded = view.encoded
@@ -170,9 +176,14 @@ class RuleSet:
         self._all = _RuleGroup(self.rules)
         self._masking = _RuleGroup([rule for rule in self.rules if rule.failure_class in SENSITIVE])
 
-    def hits(self, subject: Subject) -> list[Hit]:
-        """Every rule that holds, once each, the raw view first. Linear in the length of the text."""
-        return self._all.hits(subject.text, subject.kind)
+    def hits(self, subject: Subject, *, deciding: bool = False) -> list[Hit]:
+        """Every rule that holds, once each, the raw view first. Linear in the length of the text.
+
+        With `deciding`, rewritten views are asked only for what may raise a class's score, for rules on
+        trial, and for what has to be masked: classes and scores are the same, and a text made of attacks in
+        every disguise costs less.
+        """
+        return self._all.hits(subject.text, subject.kind, deciding=deciding)
 
     def warm(self) -> None:
         """Run one example of each rule, once: automatons and conditions are made by texts that need them."""
@@ -197,11 +208,15 @@ class _RuleGroup:
             [rule.rule.pattern for rule in self._rules], [rule.views for rule in self._rules]
         )
 
-    def hits(self, text: str, kind: Kind | None) -> list[Hit]:
-        """Rules that hold, with a kind of text or with any."""
+    def hits(self, text: str, kind: Kind | None, *, deciding: bool = False) -> list[Hit]:
+        """Rules that hold, with a kind of text or with any; `deciding` as `RuleSet.hits` has it."""
         raw = View("raw", text)
         found: dict[str, Hit] = {}
+        reached: dict[str, float] = {}
+        """The highest score of each class that needs no more asking; empty while looking at the raw view."""
         for view in (raw, *disguises(raw)):
+            if deciding and view is not raw:
+                reached = _reached(found.values())
             view.checked = raw.checked
             for index in self._prefilter.possible(view):
                 rule = self._rules[index]
@@ -209,6 +224,8 @@ class _RuleGroup:
                     continue
                 known = found.get(rule.rule.id)
                 if known is None:
+                    if reached and rule.adds_nothing(reached):
+                        continue
                     hit = rule.hit(view)
                     if hit is not None:
                         found[rule.rule.id] = hit
@@ -219,6 +236,16 @@ class _RuleGroup:
                         merged = tuple(dict.fromkeys((*known.spans, *hit.spans)))
                         found[rule.rule.id] = msgspec.structs.replace(known, spans=merged)
         return list(found.values())
+
+
+def _reached(hits: Iterable[Hit]) -> dict[str, float]:
+    """The highest score of each class among hits that act for every request."""
+    reached: dict[str, float] = {}
+    for hit in hits:
+        rule = hit.rule
+        if rule.status is Status.STABLE and rule.rollout >= 100 and hit.score is not None:
+            reached[hit.failure_class] = max(hit.score, reached.get(hit.failure_class, 0.0))
+    return reached
 
 
 def excluded_by(rule_id: str, excluded: Sequence[str]) -> bool:

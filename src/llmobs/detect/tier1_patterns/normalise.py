@@ -237,7 +237,9 @@ _ESCAPES = re.compile(
 _SPACED = re.compile(r"\b[A-Za-z](?:([ ._*\-])[A-Za-z]\b)(?:\1{1,3}[A-Za-z]\b){2,}")
 # RE2 takes the longest run at its first place and goes on behind it, so this is linear; Python's
 # engine needs ten times as long.
-_BASE64 = re2.compile(r"[A-Za-z0-9+/_\-]{20,}={0,2}")
+_BASE64 = re2.compile(rb"[A-Za-z0-9+/_\-]{20,}={0,2}")
+_next_base64 = _BASE64._regexp.Match  # noqa: SLF001  # the wrapper's `finditer` costs as much as the pass
+_ANYWHERE = re2._Anchor.UNANCHORED  # noqa: SLF001
 _HEX = re2.compile(r"(?:[0-9A-Fa-f]{2}){12,}|(?:[0-9A-Fa-f]{2}[ :]){11,}[0-9A-Fa-f]{2}")
 
 
@@ -263,11 +265,10 @@ def disguises(raw: View) -> list[View]:
         leet = plain.encoded.translate(_LEET)
         if leet != plain.encoded:
             views.append(plain.rewritten("leet", leet.decode()))
-    for name, make in (("spaced", _spaced), ("decoded", _decoded)):
-        if name in names:
-            view = make(raw.text)
-            if view is not None:
-                views.append(view)
+    if "spaced" in names and (spaced := _spaced(raw.text)) is not None:
+        views.append(spaced)
+    if "decoded" in names and (decoded := _decoded(raw)) is not None:
+        views.append(decoded)
     return views
 
 
@@ -356,16 +357,31 @@ def _spaced(text: str) -> View | None:
     return _rewritten("spaced", text, runs())
 
 
-def _decoded(text: str) -> View | None:
+def _base64_runs(raw: View) -> Iterator[tuple[int, int, str]]:
+    encoded = raw.encoded
+    at_byte = at_char = 0
+    while True:
+        start, end = _next_base64(_ANYWHERE, encoded, at_byte, len(encoded))[0]
+        if start < 0:
+            return
+        at_char += start - at_byte if raw.text.isascii() else len(encoded[at_byte:start].decode())
+        run = encoded[start:end].decode()
+        yield at_char, at_char + len(run), run
+        at_char += len(run)
+        at_byte = end
+
+
+def _decoded(raw: View) -> View | None:
     """What base64 and hex runs hold, one after the other; the text between them is left out."""
     parts: list[str] = []
     pieces: list[Piece] = []
     at = 0
-    for pattern, decode in ((_BASE64, _from_base64), (_HEX, _from_hex)):
-        for match in pattern.finditer(text):
-            plain = decode(match.group())
+    hex_runs = ((*match.span(), match.group()) for match in _HEX.finditer(raw.text))
+    for runs, decode in ((_base64_runs(raw), _from_base64), (hex_runs, _from_hex)):
+        for start, end, run in runs:
+            plain = decode(run)
             if plain:
-                pieces.append(Piece(at, match.start(), match.end(), copied=False))
+                pieces.append(Piece(at, start, end, copied=False))
                 parts.append(plain + "\n\n")
                 at += len(plain) + 2
     if not parts:

@@ -7,6 +7,7 @@ asks what something does, or is long.
 
 import re
 from bisect import bisect_left, bisect_right
+from functools import cached_property
 
 REACH = 600
 """Code points read on each side of a hit; bounds the work a hit."""
@@ -55,34 +56,59 @@ _CLOSING = re.compile(r"[\"”»’'`](?:[\s.,;:!?)]|$)")
 
 
 class Shape:
-    """A text's words, fences and lines of code, found once, so that a thousand hits cost no more than one."""
+    """A text's words, fences and lines of code, found once, so that a thousand hits cost no more than one.
+
+    Each is looked for when the first hit asks: most hits are settled by the words around them.
+    """
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._words = [match.start() for match in _WORD.finditer(text)]
-        lower = text.lower()
-        alike = text.isascii() or not any(letter in text for letter in _FOLDED)
-        pattern, searched = (_LOWER_TELLING, lower) if alike else (_TELLING, text)
-        telling = [(match.start(), match.group().lower()) for match in pattern.finditer(searched)]
-        self._telling_at = [at for at, _ in telling]
-        self._telling = [word for _, word in telling]
-        pattern, searched = (_LOWER_ASKS, lower) if alike else (_ASKS, text)
-        self._asks = [match.start() for match in pattern.finditer(searched)]
-        self._fences = {
-            mark: [m.start() for m in pattern.finditer(text)] for mark, pattern in _FENCES.items()
-        }
+        self._fences = [
+            found
+            for pattern in _FENCES.values()
+            if (found := [match.start() for match in pattern.finditer(text)])
+        ]
         self._lines = [0, *(match.end() for match in _NEWLINE.finditer(text))]
-        ends = [*self._lines[1:], len(text) + 1]
-        code = 0
-        self._code_before = [0]
+
+    @cached_property
+    def _words(self) -> list[int]:
+        return [match.start() for match in _WORD.finditer(self._text)]
+
+    @cached_property
+    def _lower(self) -> str | None:
+        """The text in lower case, where that has no letter that only ignoring case would take for another."""
+        text = self._text
+        alike = text.isascii() or not any(letter in text for letter in _FOLDED)
+        return text.lower() if alike else None
+
+    @cached_property
+    def _telling(self) -> tuple[list[int], list[str]]:
+        """Where the telling words stand, and which they are."""
+        lower = self._lower
+        pattern, searched = (_LOWER_TELLING, lower) if lower is not None else (_TELLING, self._text)
+        found = [(match.start(), match.group().lower()) for match in pattern.finditer(searched)]
+        return [at for at, _ in found], [word for _, word in found]
+
+    @cached_property
+    def _asks(self) -> list[int]:
+        lower = self._lower
+        pattern, searched = (_LOWER_ASKS, lower) if lower is not None else (_ASKS, self._text)
+        return [match.start() for match in pattern.finditer(searched)]
+
+    @cached_property
+    def _code_before(self) -> list[int]:
         """Lines of code among the first so many."""
+        ends = [*self._lines[1:], len(self._text) + 1]
+        code = 0
+        before = [0]
         for start, end in zip(self._lines, ends, strict=True):
-            code += _is_code(text[start : min(end - 1, start + 200)])
-            self._code_before.append(code)
+            code += _is_code(self._text[start : min(end - 1, start + 200)])
+            before.append(code)
+        return before
 
     def is_bare(self, start: int, end: int) -> bool:
         """True when the half-open range of code points is not shown by the text around it."""
-        if any(bisect_right(found, start) % 2 for found in self._fences.values()):
+        if any(bisect_right(found, start) % 2 for found in self._fences):
             return False
         low, high = start - REACH, end + REACH
         words = _between(self._words, low, start) + _between(self._words, end, high)
@@ -93,26 +119,31 @@ class Shape:
         line_end = self._lines[last_line + 1] - 1 if last_line + 1 < len(self._lines) else len(self._text)
         line_before = self._text[max(self._lines[line], low) : start]
         line_after = self._text[end : min(line_end, high)]
-        asked = _between(self._asks, low, start) + _between(self._asks, end, high)
-        if words >= FEW_WORDS and (asked or _in_inline_code(line_before, line_after)):
+        if words >= FEW_WORDS and (
+            _between(self._asks, low, start)
+            or _between(self._asks, end, high)
+            or _in_inline_code(line_before, line_after)
+        ):
             return False
+        places, telling_words = self._telling if words > 1 else ([], [])
         telling = len(
             {
-                *self._telling[bisect_left(self._telling_at, low) : bisect_left(self._telling_at, start)],
-                *self._telling[bisect_left(self._telling_at, end) : bisect_left(self._telling_at, high)],
+                *telling_words[bisect_left(places, low) : bisect_left(places, start)],
+                *telling_words[bisect_left(places, end) : bisect_left(places, high)],
             }
         )
         if (telling and words >= SOME_PROSE) or (telling > 1 and words >= 2 * FEW_WORDS):
             return False
         if _is_quoted(line_before, line_after) and ((telling and words > 1) or words >= SOME_PROSE):
             return False
+        return len(self._lines) <= CODE_LINES or self._code_around(line, last_line, low, high) < CODE_LINES
+
+    def _code_around(self, line: int, last_line: int, low: int, high: int) -> int:
+        """Lines of code within reach, without the hit's own."""
         first_line = bisect_left(self._lines, low)
         end_line = bisect_left(self._lines, high)
         code = self._code_before
-        around = (
-            code[line] - code[min(first_line, line)] + code[end_line] - code[min(last_line + 1, end_line)]
-        )
-        return around < CODE_LINES
+        return code[line] - code[min(first_line, line)] + code[end_line] - code[min(last_line + 1, end_line)]
 
 
 def is_bare(text: str, start: int, end: int) -> bool:
