@@ -34,6 +34,8 @@ from llmobs.settings import Settings
 
 LENGTHS = (200, 2_000, 20_000)
 HOSTILE = 10_000
+AGAIN = 4
+"""Times that the slowest of a length are measured once more."""
 SEED = 20261123
 
 # Sentences with slots, mixed anew for every call: an automaton that has seen a text answers ten times
@@ -265,7 +267,7 @@ def main() -> None:
         result["lengths"][str(length)] = cell  # type: ignore[index]
         write(args.out, result)
 
-    worst: dict[str, object] = {}
+    worst: dict[str, dict[str, float]] = {}
     result["hostile"] = worst
     share = {200: 0.6, 2_000: 0.35, 20_000: 0.05}
     for length in args.lengths if args.rows != "ordinary" else ():
@@ -281,17 +283,29 @@ def main() -> None:
             for text in texts
         ]
         median = statistics.median(times)
-        slowest = max(range(count), key=times.__getitem__)
+        by_time = sorted(range(count), key=times.__getitem__, reverse=True)
+        slowest = by_time[0]
+        # On a machine with other work the slowest of thousands is the one that was disturbed twice. The
+        # slowest are therefore timed again; both figures are told.
+        again = max(
+            min(
+                times[i],
+                *(loop.run_until_complete(once(pipeline, policy, texts[i], cpu)) for _ in range(AGAIN)),
+            )
+            for i in by_time[: count // 50 + 1]
+        )
         worst[str(length)] = {
             "texts": count,
             "p50_us": round(median, 1),
             "p99_us": round(quantile(times, 0.99), 1),
             "max_us": round(times[slowest], 1),
             "max_over_median": round(times[slowest] / median, 2),
+            "max_again_over_median": round(max(again, times[by_time[count // 50 + 1]]) / median, 2),
         }
         print(
             f"{length:>6} hostile x{count:<6} p50 {median:>9.1f}  p99 {quantile(times, 0.99):>9.1f}  "
-            f"max {times[slowest]:>9.1f}  = {times[slowest] / median:.1f} x median  {texts[slowest][:40]!r}"
+            f"max {times[slowest]:>9.1f}  = {times[slowest] / median:.1f} x median, "
+            f"{worst[str(length)]['max_again_over_median']:.1f} timed again  {texts[slowest][:40]!r}"
         )
         sys.stdout.flush()
         write(args.out, result)
