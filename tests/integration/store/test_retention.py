@@ -138,7 +138,7 @@ async def test_a_sweep_locks_no_table_and_two_share_the_work(
         written += 1
         query = (  # ours, not those of the database's own cleaners
             "SELECT mode FROM pg_locks JOIN pg_stat_activity USING (pid) "
-            "WHERE relation = 'detection_logs'::regclass AND application_name = 'llmobs'"
+            "WHERE locktype = 'relation' AND relation = 'detection_logs'::regclass AND application_name = 'llmobs'"
         )
         seen |= {row["mode"] for row in await watcher.fetch(query)}
     gone = [task.result().get("verdicts", 0) for task in sweeps]
