@@ -61,8 +61,8 @@ PLAN: dict[str, tuple[str, tuple[str, ...], str, float, float | None]] = {
 # miss costs most and words tell least.
 OPEN = {
     "prompt_injection": 0.02, "dangerous_request": 0.1, "dangerous_answer": 0.03, "toxicity": 0.03,
-    "bias": 0.01, "security_attack": 0.004, "overconfidence": 0.004, "hedging_excessive": 0.004,
-    "tone_issue": 0.004, "missing_grounding": 0.004,
+    "bias": 0.01, "security_attack": 0.004, "overconfidence": 0.035, "hedging_excessive": 0.004,
+    "tone_issue": 0.004, "missing_grounding": 0.02,
 }  # fmt: skip
 WARN = {"security_attack": 0.6, "bias": 0.6, "missing_grounding": 0.6, "overconfidence": 0.6,
         "hedging_excessive": 0.6}  # fmt: skip
@@ -106,7 +106,7 @@ HARD = {
 """Harmless texts of the kind that a head errs on: code of a coding assistant and documents of an agent
 for attacks, remarks of people who chat for style. Learnt from, so they only guard the threshold of
 their head and are no measure."""
-HARD_SHARE = {"security_attack": 0.005, "prompt_injection": 0.03, "overconfidence": 0.01,
+HARD_SHARE = {"security_attack": 0.005, "prompt_injection": 0.03, "overconfidence": 0.035,
               "hedging_excessive": 0.01, "missing_grounding": 0.01}  # fmt: skip
 """How many of them may be flagged."""
 HARD_ROWS = 200
