@@ -162,6 +162,8 @@ def looks(settings: Settings, store: Store) -> Iterator[Look]:
     yield "overview 30d, one client", slices("30d", BIG)
     yield "stats: counts", lambda: store.counts(EVERYTHING)
     yield "stats: counts, one client", lambda: store.counts(BIG)
+    yield "rules: hits", lambda: store.rule_hits(EVERYTHING)
+    yield "rules: hits, one client", lambda: store.rule_hits(SMALL)
     opinions = Opinions(store.database)
     yield "stats: feedback", lambda: opinions.tallies(EVERYTHING)
 

@@ -43,6 +43,7 @@ from llmobs.http import (
     docs,
     feedback,
     health,
+    live,
     logs,
     overview,
     page,
@@ -412,6 +413,7 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
         rules=rules,
         policies=policies,
         lifecycle=lifecycle,
+        watchers=live.Watchers(),
         checks=checks,
     )
     app = _litestar(services, lifespan)
@@ -462,6 +464,8 @@ def _litestar(
             overview.overview,
             catalogue.policies,
             catalogue.rules,
+            catalogue.rule_hits,
+            live.overview_stream,
             *admin.HANDLERS,
             *feedback.HANDLERS,
             *policy_changes.HANDLERS,

@@ -53,6 +53,8 @@ class Lifecycle:
         """Whether this worker was told to end."""
         self.parting = False
         """Whether answers end their connections."""
+        self.ending = False
+        """Whether what goes on without end, as a stream of events, is to end now."""
         self.requests = 0
         """Taken so far."""
         self._drain = settings.drain_seconds
@@ -96,6 +98,7 @@ class Lifecycle:
             os.write(self._told, NOTE.pack(what, os.getpid()))
 
     def _notice(self) -> None:
+        self.ending = True
         if self.parting or not self._drain:
             self._end()
             return
@@ -111,6 +114,7 @@ class Lifecycle:
     def _retire(self) -> None:
         if self.parting:
             return
+        self.ending = True
         log.info("retiring", requests=self.requests)
         self._leave_listener()
         self.parting = True

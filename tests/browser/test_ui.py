@@ -210,6 +210,21 @@ def test_policies_are_read_and_compared_and_rules_found(opened: Open) -> None:
     assert page.locator("code", has_text="prompt-injection.").count() >= 10
 
 
+def test_the_overview_follows_what_happens(opened: Open, service: Service) -> None:
+    watched = opened()
+    watched.goto("#/overview?span=1h")
+    page = watched.page
+    page.get_by_text("Live", exact=True).wait_for()
+    total = "() => Number(document.querySelector('.tiles .big').textContent.replace(/\\D/g, ''))"
+    before = page.evaluate(total)
+    post(service, *[{"llm_response": f"Something new: {n}"} for n in range(7)])
+    until(page, f"(wanted) => ({total})() === wanted", before + 7)
+    watched.goto("#/policies")
+    page.get_by_label("Most hits first").wait_for()
+    first = page.locator("table", has_text="What it means").locator("tbody tr").first
+    assert int(first.locator("td").nth(2).inner_text()) >= 10  # the attacks of this module
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("place", [*PAGES, "verdict", "detail"])
 def test_pages_are_accessible(opened: Open, service: Service, place: str, scheme: str) -> None:
@@ -236,7 +251,10 @@ def arrive(watched: Watched, service: Service, place: str) -> None:
         watched.page.locator(".verdict h2").wait_for()
     else:
         watched.goto(place)
-        watched.page.wait_for_load_state("networkidle")
+        if place == "#/overview":  # whose live connection is never idle
+            watched.page.locator(".tiles").wait_for()
+        else:
+            watched.page.wait_for_load_state("networkidle")
     watched.page.locator("h1").wait_for()
 
 

@@ -7,6 +7,7 @@ from litestar import Request, Response, get
 from msgspec import Meta
 
 from llmobs.domain.access import Need, Principal, Scope
+from llmobs.domain.interval import Interval, wilson
 from llmobs.domain.policy import ClassPolicy, Judging, OnFailure, Policy
 from llmobs.domain.risk import Severity
 from llmobs.http.access import needs, principal_of
@@ -69,6 +70,25 @@ class RuleList(msgspec.Struct, frozen=True, kw_only=True):
     rules: tuple[RuleEntry, ...]
 
 
+class RuleHitEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a rule gave evidence, on trial or acting."""
+
+    id: str
+    verdicts: int
+    judged: Annotated[int, Meta(description="Those that feedback speaks about.")]
+    precision: Annotated[
+        Interval | None,
+        Meta(description="Share of those whose text was of the rule's class, with a 95 % interval."),
+    ]
+
+
+class RuleHitList(msgspec.Struct, frozen=True, kw_only=True):
+    """Hits of rules, the most frequent first."""
+
+    searched: Annotated[int, Meta(description="The newest verdicts looked through, 10,000 at most.")]
+    rules: tuple[RuleHitEntry, ...]
+
+
 @get("/v1/policies", opt=needs(Need.KNOWN))
 async def policies(request: AnyRequest) -> Response[bytes]:
     """The policies that the caller may use, with their thresholds."""
@@ -95,6 +115,22 @@ async def rules(request: AnyRequest) -> Response[bytes]:
         for compiled in sorted(services(request).rules.current.rules, key=lambda one: one.rule.id)
     )
     return Response(_encode(RuleList(total=len(found), rules=found)), media_type="application/json")
+
+
+@get("/v1/rules/hits", opt=needs(Need.LOGS_READ))
+async def rule_hits(request: AnyRequest) -> Response[bytes]:
+    """In how many of the newest verdicts each rule gave evidence."""
+    searched, hits = await services(request).logs.rule_hits(principal_of(request).view)
+    found = tuple(
+        RuleHitEntry(
+            id=one.rule,
+            verdicts=one.verdicts,
+            judged=one.judged,
+            precision=wilson(one.right, one.judged),
+        )
+        for one in hits
+    )
+    return Response(_encode(RuleHitList(searched=searched, rules=found)), media_type="application/json")
 
 
 def _may_read(who: Principal, policy: Policy) -> bool:

@@ -53,6 +53,7 @@ _TYPES = (
     ErasedPerson,
     catalogue.PolicyList,
     catalogue.RuleList,
+    catalogue.RuleHitList,
     overview.Overview,
     policy_changes.PolicyDraft,
     policy_changes.PolicyTrial,
@@ -289,6 +290,30 @@ def _paths() -> dict[str, Any]:
             )
         },
         "/v1/rules": {"get": _operation("rules", "Rules in force", {200: _answer("RuleList", "Rules")})},
+        "/v1/rules/hits": {
+            "get": _operation(
+                "ruleHits",
+                "How often each rule gave evidence in the newest verdicts",
+                {200: _answer("RuleHitList", "Hits")},
+                (errors.DatabaseUnavailable,),
+            )
+        },
+        "/v1/overview/stream": {
+            "get": _operation(
+                "overviewStream",
+                "The overview again whenever it changed, as server-sent events for a minute",
+                {
+                    200: {
+                        "description": "Events `overview` (an Overview), `unavailable` and `end`",
+                        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                    }
+                },
+                (errors.ParameterInvalid, errors.Overloaded),
+                parameters=[
+                    _query("span", "How far back, from now.", type="string", enum=sorted(overview.SPANS))
+                ],
+            )
+        },
         "/ui": {"get": _operation("ui", "The web page", {200: page})},
         "/ui/session": {
             "get": _operation("session", "Who is signed in to the web page", {200: state}),

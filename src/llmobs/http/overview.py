@@ -78,12 +78,23 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 @get("/v1/overview", opt=needs(Need.LOGS_READ))
 async def overview(request: AnyRequest) -> Response[bytes]:
     """What came through in the last `span`, as far as the caller may see it."""
+    span = span_of(request)
+    slices = await services(request).logs.slices(principal_of(request).view, SPANS[span], datetime.now(UTC))
+    return Response(written(span, slices), media_type="application/json")
+
+
+def span_of(request: AnyRequest) -> str:
+    """The span that the query asks for. ParameterInvalid where it is none of ours."""
     given = list(request.query_params.multi_items())
-    span = dict(given).get("span", "1d")
+    span: str = dict(given).get("span", "1d")
     if span not in SPANS or len(given) > 1 or (given and given[0][0] != "span"):
         raise ParameterInvalid(f"The only parameter is span, one of {', '.join(SPANS)}.")
-    slices = await services(request).logs.slices(principal_of(request).view, SPANS[span], datetime.now(UTC))
-    return Response(msgspec.json.encode(_overview(span, slices)), media_type="application/json")
+    return span
+
+
+def written(span: str, slices: list[Slice]) -> bytes:
+    """The overview as JSON."""
+    return msgspec.json.encode(_overview(span, slices))
 
 
 def _overview(span: str, slices: list[Slice]) -> Overview:

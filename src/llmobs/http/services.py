@@ -1,6 +1,7 @@
 """What handlers work with: made once in app.py, held in the application's state."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -25,9 +26,16 @@ from llmobs.settings import Settings
 from llmobs.store.audit import Audit
 from llmobs.store.erasure import Erasure
 from llmobs.store.feedback import Opinions
-from llmobs.store.records import LogFilter, LoggedRecord, TierCounts
+from llmobs.store.records import LogFilter, LoggedRecord, RuleHits, TierCounts
 from llmobs.store.summary import Slice
 from llmobs.telemetry.instruments import Telemetry
+
+
+class Watching(Protocol):
+    """Counts the streams that are open."""
+
+    def check(self) -> None: ...
+    def one(self) -> AbstractContextManager[None]: ...
 
 
 class Logs(Protocol):
@@ -41,6 +49,7 @@ class Logs(Protocol):
         self, view: View, filters: LogFilter, before_id: int | None = None
     ) -> AsyncIterator[list[LoggedRecord]]: ...
     async def counts(self, view: View) -> TierCounts: ...
+    async def rule_hits(self, view: View) -> tuple[int, list[RuleHits]]: ...
     async def slices(self, view: View, span: timedelta, now: datetime) -> list[Slice]: ...
 
 
@@ -67,6 +76,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     rules: RuleBook
     policies: PolicyBook
     lifecycle: Lifecycle
+    watchers: Watching
     checks: Callable[[], Awaitable[tuple[Check, ...]]]
     """The conditions of readiness, tried now."""
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Row, Select, false, func, insert, or_, select, true, tuple_
+from sqlalchemy import ColumnElement, Row, Select, case, false, func, insert, or_, select, true, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,7 +17,7 @@ from llmobs.domain.rerun import Decided
 from llmobs.domain.risk import Action
 from llmobs.domain.subject import Kind
 from llmobs.store.database import to_json, without_nul
-from llmobs.store.tables import detection_logs, erased_subjects, idempotency_keys, system_metrics
+from llmobs.store.tables import detection_logs, erased_subjects, feedback, idempotency_keys, system_metrics
 from llmobs.store.tenancy import visible
 
 COLUMNS = tuple(column.name for column in detection_logs.columns if column.name != "id")
@@ -40,6 +40,17 @@ class LoggedRecord(Record, frozen=True, kw_only=True):
     """A record as read back, with its place in the log."""
 
     id: int
+
+
+class RuleHits(msgspec.Struct, frozen=True, kw_only=True):
+    """In how many verdicts a rule gave evidence."""
+
+    rule: str
+    verdicts: int
+    judged: int
+    """Those that feedback speaks about."""
+    right: int
+    """Those of which feedback says that the text was of the rule's class."""
 
 
 class DecidedRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -224,7 +235,7 @@ async def page(
     if before_id is not None:
         query = query.where(columns.id < before_id)
     if filters.until is not None:
-        query = query.where(await _begun_before(connection, filters.until, before_id))
+        query = query.where(await _begun_before(connection, view, filters.until, before_id))
     return [_logged(row) for row in await connection.execute(query)]
 
 
@@ -270,13 +281,60 @@ async def decided(
     ]
 
 
+async def rule_hits(connection: AsyncConnection, view: View, limit: int) -> tuple[int, list[RuleHits]]:
+    """How many of the newest `limit` verdicts there are, and in how many of them each rule gave evidence.
+
+    The rows are found by id and read once.
+    """
+    columns = detection_logs.c
+    newest = (
+        visible(select(columns.id, columns.request_id, columns.evidence), detection_logs, view)
+        .order_by(columns.id.desc())
+        .limit(limit)
+        .subquery()
+    )
+    searched = await connection.scalar(select(func.count()).select_from(newest)) or 0
+    pieces: Any
+    if connection.dialect.name == "postgresql":
+        pieces = func.jsonb_array_elements(newest.c.evidence).table_valued("value")
+        source, named = (pieces.c.value.op("->>")(name) for name in ("source", "failure_class"))
+    else:
+        pieces = func.json_each(newest.c.evidence).table_valued("value")
+        source, named = (
+            func.json_extract(pieces.c.value, "$." + name) for name in ("source", "failure_class")
+        )
+    each = (
+        select(newest.c.request_id, source.label("source"), named.label("failure_class"))
+        .select_from(newest.join(pieces, true()))
+        .where(source.like("rule:%"))
+        .distinct()
+        .subquery()
+    )
+    query = (
+        select(
+            each.c.source,
+            func.count(),
+            func.count(feedback.c.request_id),
+            func.sum(case((feedback.c.true_class == each.c.failure_class, 1), else_=0)),
+        )
+        .select_from(each.outerjoin(feedback, feedback.c.request_id == each.c.request_id))
+        .group_by(each.c.source)
+        .order_by(func.count().desc(), each.c.source)
+    )
+    rows = await connection.execute(query)
+    return searched, [
+        RuleHits(rule=rule.removeprefix("rule:"), verdicts=verdicts, judged=judged, right=int(right))
+        for rule, verdicts, judged, right in rows
+    ]
+
+
 async def newest_id(connection: AsyncConnection) -> int:
     """The highest id given to a verdict that is still there, 0 where there is none."""
     return await connection.scalar(select(func.max(detection_logs.c.id))) or 0
 
 
 async def _begun_before(
-    connection: AsyncConnection, until: datetime, before_id: int | None
+    connection: AsyncConnection, view: View, until: datetime, before_id: int | None
 ) -> ColumnElement[bool]:
     """Where the walk from the newest row down may begin for rows made before a time.
 
@@ -285,13 +343,15 @@ async def _begun_before(
     """
     columns = detection_logs.c
     made_before = columns.created_at < _in_utc(until)
+    # Anybody's: a place in the log, of which nothing is shown. One's own might be far away.
     newest = select(columns.id).where(made_before).order_by(columns.created_at.desc()).limit(1)
     bound = await connection.scalar(newest)
     if bound is None:
         return false()
     if before_id is not None and before_id <= bound:
         return true()
-    late = select(columns.id).where(made_before, columns.id > bound).limit(MOST_LATE + 1)
+    late = visible(select(columns.id).where(made_before, columns.id > bound), detection_logs, view)
+    late = late.limit(MOST_LATE + 1)
     ids = [row[0] for row in await connection.execute(late)]
     if len(ids) > MOST_LATE:
         return true()

@@ -17,7 +17,7 @@ from llmobs.store import clients, judgements, records, rollup
 from llmobs.store.database import Database, retried
 from llmobs.store.journal import Journal, Observer
 from llmobs.store.migrate import head, revision_of, serves
-from llmobs.store.records import DecidedRecord, LogFilter, LoggedRecord, TierCounts
+from llmobs.store.records import DecidedRecord, LogFilter, LoggedRecord, RuleHits, TierCounts
 from llmobs.store.spool import Spool
 from llmobs.store.summary import Slice, Summaries
 from llmobs.store.writer import writer_for
@@ -27,6 +27,8 @@ ROLL_SECONDS = 0.1
 """How long a transaction that counts may take before the next is made shorter."""
 DECIDED_ROWS = 250
 """Rows of a chunk whose scores and evidence are unpacked on the event loop: some milliseconds."""
+HIT_ROWS = 10_000
+"""Newest verdicts in which the hits of rules are counted."""
 SEARCHED = 50_000
 """How many of the newest verdicts are looked through for those of one policy."""
 SWEEP_ROWS = 5000
@@ -163,6 +165,11 @@ class Store:
                 return
             limit -= len(rows)
             before = rows[-1].id
+
+    async def rule_hits(self, view: View) -> tuple[int, list[RuleHits]]:
+        """How many of the newest verdicts were looked through, and how often each rule gave evidence in them."""
+        async with self._database.transaction() as connection:
+            return await records.rule_hits(connection, view, HIT_ROWS)
 
     async def counts(self, view: View) -> TierCounts:
         """Verdicts by tier."""

@@ -1,10 +1,11 @@
 import { field, h, select, table } from "/ui/dom.js";
-import { get } from "/ui/api.js";
+import { get, open } from "/ui/api.js";
 import { S, label } from "/ui/strings.js";
 import { badge } from "/ui/verdict.js";
 
 const T = S.overview;
 const SECONDS = 5;
+const HEALTH_SECONDS = 15;
 const count = (n) => n.toLocaleString();
 const percent = (n) => `${n.toFixed(n < 10 ? 2 : 1)} %`;
 const time = (value) => new Date(value).toLocaleString();
@@ -51,30 +52,69 @@ function draw(found, ready) {
   ];
 }
 
+// Server-sent events by fetch, which can carry the key as a header; EventSource cannot.
+// Returns when the stream ends in order, throws when it breaks or is not to be had.
+async function follow(span, signal, told) {
+  const answer = await open(`/v1/overview/stream?span=${span}`, { signal, headers: { accept: "text/event-stream" } });
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) throw new Error(S.unreachable);
+    const whole = (rest + value).split("\n\n");
+    rest = whole.pop();
+    for (const event of whole) {
+      const name = /^event: (.*)$/m.exec(event)?.[1];
+      if (name === "overview") await told(JSON.parse(/^data: (.*)$/m.exec(event)[1]));
+      else if (name === "end") return;
+      else if (name === "unavailable") throw new Error(S.unreachable);
+    }
+  }
+}
+
 export async function overview(view, parameters) {
   const span = Object.hasOwn(T.windows, parameters.get("span") ?? "") ? parameters.get("span") : "1d";
   const chosen = select(Object.entries(T.windows), span);
   chosen.addEventListener("change", () => { location.hash = `#/overview?span=${chosen.value}`; });
   const board = h("div", {});
   const state = h("p", { role: "status", class: "hint" });
-  const read = async () => {
-    const [found, ready] = await Promise.all([get(`/v1/overview?span=${span}`), get("/health/ready")]);
+  let ready = await get("/health/ready").catch((error) => ({ checks: [], error }));
+  let readyAt = performance.now();
+  const show = async (found) => {
+    // An open table is being read: leave it alone.
+    if (board.querySelector("details[open]")) return;
+    if (performance.now() - readyAt > 1000 * HEALTH_SECONDS) {
+      readyAt = performance.now();
+      ready = await get("/health/ready").catch(() => ready);
+    }
     board.replaceChildren(...draw(found, ready));
   };
+  const read = async () => show(await get(`/v1/overview?span=${span}`));
   await read();
   view.replaceChildren(h("h1", { tabindex: "-1" }, S.pages.overview), h("p", {}, T.intro), field(T.window, chosen), state, board);
   let ended = false;
-  let timer = 0;
-  const again = async () => {
-    try {
-      // An open table is being read: leave it alone.
-      if (!document.hidden && !board.querySelector("details[open]")) await read();
-      state.textContent = "";
-    } catch (error) {
-      state.textContent = S.failed(error.message);
+  let stream = new AbortController();
+  const pause = (seconds) => new Promise((resolve) => { setTimeout(resolve, seconds * 1000); });
+  const tell = (text) => { if (state.textContent !== text) state.textContent = text; };
+  // What nobody looks at is not followed; it is as soon as somebody looks again.
+  const seen = () => { if (document.hidden) stream.abort(); };
+  document.addEventListener("visibilitychange", seen);
+  (async () => {
+    while (!ended) {
+      if (document.hidden) {
+        await pause(0.5);
+        continue;
+      }
+      stream = new AbortController();
+      try {
+        await follow(span, stream.signal, async (found) => { tell(T.live); await show(found); });
+      } catch (error) {
+        if (ended || stream.signal.aborted) continue;
+        tell(T.polled);
+        await read().catch((again) => tell(S.failed(again.message)));
+        await pause(SECONDS);
+      }
     }
-    if (!ended) timer = setTimeout(again, SECONDS * 1000);
-  };
-  timer = setTimeout(again, SECONDS * 1000);
-  return () => { ended = true; clearTimeout(timer); };
+  })();
+  return () => { ended = true; stream.abort(); document.removeEventListener("visibilitychange", seen); };
 }

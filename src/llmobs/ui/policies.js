@@ -22,7 +22,10 @@ function limits(policy, other) {
 }
 
 export async function policies(view) {
-  const [known, { rules }] = await Promise.all([knownPolicies(true), get("/v1/rules")]);
+  // Hits are read from recorded verdicts, which not everybody may see.
+  const [known, { rules }, hits] = await Promise.all([
+    knownPolicies(true), get("/v1/rules"), get("/v1/rules/hits").catch(() => null)]);
+  const hit = new Map((hits?.rules ?? []).map((one) => [one.id, one]));
   const ids = known.policies.map((one) => [one.id, S.verdict.version(one.id, one.version)]);
   const policy = select(ids, known.default);
   const compare = select([["", T.compareNone], ...ids], "");
@@ -51,15 +54,19 @@ export async function policies(view) {
   draw();
 
   const search = h("input", { type: "search", autocomplete: "off" });
+  const byHits = h("input", { type: "checkbox", checked: true, change: () => drawRules() });
   const count = h("p", { role: "status", class: "hint" });
   const list = h("div", {});
   const drawRules = () => {
     const wanted = search.value.trim().toLowerCase();
     const found = rules.filter((one) => `${one.id} ${one.failure_class} ${label(one.failure_class)} ${one.note}`.toLowerCase().includes(wanted));
+    if (byHits.checked) found.sort((a, b) => (hit.get(b.id)?.verdicts ?? 0) - (hit.get(a.id)?.verdicts ?? 0));
     count.textContent = T.ruleCount(found.length, rules.length);
     list.replaceChildren(table(T.rules, T.ruleHead, found.map((one) => h("tr", {},
       h("th", { scope: "row" }, h("code", {}, one.id)), h("td", {}, label(one.failure_class)),
       h("td", { class: "number" }, one.score === null ? "–" : one.score.toFixed(2)),
+      h("td", { class: "number" }, hits ? (hit.get(one.id)?.verdicts ?? 0).toLocaleString() : "–"),
+      h("td", { class: "number" }, hit.get(one.id)?.precision ? T.right(hit.get(one.id).precision) : "–"),
       h("td", {}, one.status), h("td", {}, one.note)))));
   };
   search.addEventListener("input", drawRules);
@@ -67,5 +74,6 @@ export async function policies(view) {
   view.replaceChildren(
     h("h1", { tabindex: "-1" }, S.pages.policies), h("p", {}, T.intro),
     h("div", { class: "row" }, field(T.policy, policy), field(T.compare, compare)), grid, edit, desk,
-    h("h2", {}, T.rules), field(T.search, search), count, list);
+    h("h2", {}, T.rules), hits && h("p", { class: "hint" }, T.hitsOf(hits.searched)), field(T.search, search),
+    hits && h("label", { class: "check" }, byHits, T.byHits), count, list);
 }

@@ -63,6 +63,8 @@ TABLE = {
     ("GET", "/v1/policies"): Expected(Need.KNOWN),
     ("GET", "/v1/overview"): Expected(Need.LOGS_READ),
     ("GET", "/v1/rules"): Expected(Need.KNOWN),
+    ("GET", "/v1/rules/hits"): Expected(Need.LOGS_READ),
+    ("GET", "/v1/overview/stream"): Expected(Need.LOGS_READ),
     ("GET", "/static/docs/{file_path}"): PUBLIC,
     ("HEAD", "/static/docs/{file_path}"): PUBLIC,
     ("POST", "/v1/detect"): Expected(Need.DETECT, json=TEXT),
@@ -150,6 +152,12 @@ class House(NamedTuple):
                 .values({column: datetime.now(UTC) - timedelta(seconds=1)})
             )
         await database.dispose()
+
+
+@pytest.fixture(autouse=True)
+def short_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would go on for a minute is over at once."""
+    monkeypatch.setattr("llmobs.http.live.LIFETIME", 0.05)
 
 
 @pytest.fixture

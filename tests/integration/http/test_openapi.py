@@ -28,9 +28,13 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         log_level="error",
     )
     upgrade(chosen, "head")
+    # A stream that goes on for a minute is over at once.
+    patched = pytest.MonkeyPatch()
+    patched.setattr("llmobs.http.live.LIFETIME", 0.02)
     running = Running(create_app(chosen))
     yield schemathesis.openapi.from_asgi("/openapi.json", running)
     running.stop()
+    patched.undo()
 
 
 JUDGED = {f"/v1/admin/policies/{part}" for part in ("check", "dry-run", "{policy_id}")}

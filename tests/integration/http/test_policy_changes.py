@@ -266,3 +266,23 @@ async def test_a_dry_run_over_many_is_whole_and_bounded(desk: Desk) -> None:
     assert (tried["searched"], tried["changed"], len(tried["rows"])) == (300, 300, 200)
     assert (await desk.http.post(f"{BASE}/dry-run", json={"toml": house(2), "rows": 5001})).status_code == 422
     assert await desk.count(audit_log) >= 1
+
+
+async def test_hits_of_rules_are_counted_with_what_feedback_says(desk: Desk) -> None:
+    await desk.detect(ATTACK, ATTACK + "!", HARMLESS)
+    newest = (await desk.http.get("/v1/logs?limit=3")).json()["logs"]
+    attacks = [one for one in newest if one["action"] != "allow"]
+    sources = [{e["source"] for e in one["evidence"] if e["source"].startswith("rule:")} for one in attacks]
+    wanted = sources[0] & sources[1]
+    for one, right in zip(attacks, (True, False), strict=True):
+        word = {"request_id": one["request_id"], "correct": right}
+        assert (await desk.http.post("/v1/feedback", json=word)).status_code == 201
+    found = (await desk.http.get("/v1/rules/hits")).json()
+    assert found["searched"] == 3
+    hits = {"rule:" + one["id"]: one for one in found["rules"]}
+    assert set(hits) == sources[0] | sources[1]
+    for source in wanted:
+        assert (hits[source]["verdicts"], hits[source]["judged"]) == (2, 2)
+        assert hits[source]["precision"]["of"] == 2
+    assert {hits[source]["precision"]["share"] for source in wanted} <= {0.0, 0.5}
+    assert wanted
