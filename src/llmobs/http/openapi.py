@@ -305,7 +305,19 @@ def _paths() -> dict[str, Any]:
                 {
                     200: {
                         "description": "Events `overview` (an Overview), `unavailable` and `end`",
-                        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                        "content": {
+                            "text/event-stream": {
+                                "schema": {
+                                    "type": "object",
+                                    "description": "One event; `data` is JSON.",
+                                    "properties": {
+                                        "event": {"enum": ["overview", "unavailable", "end"]},
+                                        "data": {"type": "string"},
+                                    },
+                                    "required": ["event", "data"],
+                                }
+                            }
+                        },
                     }
                 },
                 (errors.ParameterInvalid, errors.Overloaded),
