@@ -89,7 +89,7 @@ def main() -> None:
     verdicts = [finished(examine(whole, policy, one)) for one in inquiries]
     record = screen._record  # noqa: SLF001  # a part of its own in the table
     records: list[Record] = [
-        finished(record(one, verdict)) for one, verdict in zip(inquiries, verdicts, strict=True)
+        finished(record(one, verdict, None)) for one, verdict in zip(inquiries, verdicts, strict=True)
     ]
     bodies = [json.dumps({"llm_response": text}).encode() for text in texts]
     reports = [verdict.coverage for verdict in verdicts]
@@ -106,7 +106,7 @@ def main() -> None:
     alone["decide"] = micros(lambda r: decide(policy, r), reports)
     alone["request id"] = micros(lambda _: new_request_id(), reports)
     alone["record"] = micros(
-        lambda pair: finished(record(*pair)), list(zip(inquiries, verdicts, strict=True))
+        lambda pair: finished(record(*pair, None)), list(zip(inquiries, verdicts, strict=True))
     )
     alone["row for SQLite"] = micros(lambda r: row_of(r, postgres=False), records)
     alone["row for PostgreSQL"] = micros(lambda r: row_of(r, postgres=True), records)
