@@ -136,7 +136,9 @@ async def demo() -> Figures:
     told: Figures = {}
     for protocol in ("openai", "ollama"):
         with local_model() as model:
-            async with service("overconfidence", 0.2, **environment_for(model, protocol)) as client:
+            async with service(
+                "overconfidence", 0.2, LLMOBS_ENCODER="false", **environment_for(model, protocol)
+            ) as client:
                 ready = (await client.get("/health/ready")).json()
                 print(
                     f"{protocol}: ready {ready['ready']};",
