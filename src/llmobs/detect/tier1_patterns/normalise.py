@@ -121,6 +121,8 @@ class View:
         last = self._piece_at(max(start, end - 1))
         begun = first.start + (start - first.at) if first.copied else first.start
         ended = last.start + (end - last.at) if last.copied else last.end
+        if ended < begun:  # what was decoded in different ways does not stand in the text's order
+            begun, ended = min(first.start, last.start), max(first.end, last.end)
         return Span(begun, ended) if self._source is None else self._source.span(begun, ended)
 
     def rewritten(self, name: str, text: str) -> "View":
