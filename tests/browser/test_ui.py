@@ -424,3 +424,18 @@ def test_feedback_is_given_and_shown(opened: Open, service: Service) -> None:
     check(watched, "The library opens at nine.")
     page.get_by_role("button", name="Right", exact=True).click()
     page.get_by_text("Said to be right").wait_for()
+
+
+def test_the_log_is_searched(opened: Open, service: Service) -> None:
+    post(service, {"llm_response": "The zebrafinch sings at dawn."})
+    watched = opened()
+    page = watched.page
+    watched.goto("#/logs")
+    page.get_by_label("Text holds").fill("ZEBRAFINCH")
+    page.get_by_role("button", name="Show").click()
+    page.wait_for_url("**q=ZEBRAFINCH*")
+    until(page, "() => document.querySelectorAll('table.log tbody tr').length === 1")
+    assert "zebrafinch" in page.locator("table.log tbody tr").first.inner_text()
+    page.get_by_label("Text holds").fill("no such word")
+    page.get_by_role("button", name="Show").click()
+    page.get_by_text("No verdict matches.").wait_for()

@@ -16,7 +16,7 @@ from llmobs.errors import Problem
 from llmobs.http import admin, catalogue, feedback, overview, policy_changes, schemas, session
 from llmobs.http.access import LIMITED
 from llmobs.http.columns import PARQUET
-from llmobs.http.logs import JSON_LINES, MAX_LIMIT
+from llmobs.http.logs import JSON_LINES, MAX_LIMIT, MAX_WORD
 from llmobs.http.problems import MEDIA_TYPE
 from llmobs.store.erasure import Erased, ErasedPerson
 from llmobs.store.records import CURSOR
@@ -100,6 +100,14 @@ _LOG_QUERY = [
     _query("until", "Before this time.", type="string", format="date-time"),
     _query("request_id", "Only this verdict.", type="string"),
     _query("client_id", "Only this client's.", type="string"),
+    _query(
+        "q",
+        "Only texts, as they are stored, that hold this, whatever the case of its ASCII letters. A search may "
+        "end before the last row, even with nothing found: `next_cursor` goes on.",
+        type="string",
+        minLength=2,
+        maxLength=MAX_WORD,
+    ),
     _query("cursor", "`next_cursor` of the page before.", type="string", pattern=f"^{CURSOR.pattern}$"),
     _LIMIT,
     _query(

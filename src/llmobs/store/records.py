@@ -63,6 +63,10 @@ class DecidedRecord(msgspec.Struct, frozen=True, kw_only=True):
     decided: Decided
 
 
+SEARCH_ROWS = 2_000
+"""Rows whose texts one statement of a search looks through."""
+
+
 class LogFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which verdicts; what is None does not matter."""
 
@@ -77,6 +81,8 @@ class LogFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Exclusive."""
     request_id: str | None = None
     client_id: str | None = None
+    text: str | None = None
+    """Occurs in the text as it is stored, whatever the case of its letters."""
 
 
 class TierCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -237,6 +243,39 @@ async def page(
     if filters.until is not None:
         query = query.where(await _begun_before(connection, view, filters.until, before_id))
     return [_logged(row) for row in await connection.execute(query)]
+
+
+async def search(
+    connection: AsyncConnection, view: View, filters: LogFilter, before_id: int | None, limit: int
+) -> tuple[list[LoggedRecord], int | None]:
+    """Verdicts that match and hold the text, newest first, of the newest SEARCH_ROWS that match; where to go on.
+
+    That is the id below which nothing has been looked at, None when all has: a rare word never makes the
+    database walk through the whole table at once.
+    """
+    columns = detection_logs.c
+    query = visible(_filtered(select(columns.id, columns.llm_response), filters), detection_logs, view)
+    if before_id is not None:
+        query = query.where(columns.id < before_id)
+    if filters.until is not None:
+        query = query.where(await _begun_before(connection, view, filters.until, before_id))
+    window = query.order_by(columns.id.desc()).limit(SEARCH_ROWS).subquery()
+    holds = window.c.llm_response.icontains(without_nul(filters.text or ""), autoescape=True)
+    ids = (
+        (await connection.execute(select(window.c.id).where(holds).order_by(window.c.id.desc()).limit(limit)))
+        .scalars()
+        .all()
+    )
+    looked_at, lowest = (
+        await connection.execute(select(func.count(window.c.id), func.min(window.c.id)))
+    ).one()
+    found: list[LoggedRecord] = []
+    if ids:
+        rows = visible(select(detection_logs).where(columns.id.in_(ids)), detection_logs, view)
+        found = [_logged(row) for row in await connection.execute(rows.order_by(columns.id.desc()))]
+    if len(ids) == limit:
+        return found, ids[-1]
+    return found, lowest if looked_at == SEARCH_ROWS else None
 
 
 async def decided(

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Self
 
 import msgspec
@@ -23,6 +23,8 @@ from llmobs.store.summary import Slice, Summaries
 from llmobs.store.writer import writer_for
 
 EXPORT_ROWS = 500
+SEARCH_SECONDS = 1.0
+"""Time after which a search that has found nothing yet answers so, with a cursor to go on from."""
 ROLL_SECONDS = 0.1
 """How long a transaction that counts may take before the next is made shorter."""
 DECIDED_ROWS = 250
@@ -125,7 +127,13 @@ class Store:
     async def page(
         self, view: View, filters: LogFilter, before_id: int | None, limit: int
     ) -> tuple[list[LoggedRecord], str | None]:
-        """Verdicts that match, newest first, and the cursor of the next page, None at the end."""
+        """Verdicts that match, newest first, and the cursor of the next page, None at the end.
+
+        A search for a text may end early, even with nothing found, and go on at the cursor.
+        """
+        if filters.text is not None:
+            found, reached = await self._searched(view, filters, before_id, limit)
+            return found, None if reached is None else records.cursor_of(reached)
         async with self._database.transaction() as connection:
             rows = await records.page(connection, view, filters, before_id, limit + 1)
         more = len(rows) > limit
@@ -137,6 +145,12 @@ class Store:
     ) -> AsyncIterator[list[LoggedRecord]]:
         """Every verdict that matches, newest first, in chunks, each read in a transaction of its own."""
         before = before_id
+        while filters.text is not None:
+            rows, before = await self._searched(view, filters, before, EXPORT_ROWS)
+            if rows:
+                yield rows
+            if before is None:
+                return
         while True:
             async with self._database.transaction() as connection:
                 rows = await records.page(connection, view, filters, before, EXPORT_ROWS)
@@ -145,6 +159,17 @@ class Store:
             if len(rows) < EXPORT_ROWS:
                 return
             before = rows[-1].id
+
+    async def _searched(
+        self, view: View, filters: LogFilter, before_id: int | None, limit: int
+    ) -> tuple[list[LoggedRecord], int | None]:
+        """Look through windows of rows, each in a transaction of its own, until something is found or time is up."""
+        until = monotonic() + SEARCH_SECONDS
+        while True:
+            async with self._database.transaction() as connection:
+                rows, before_id = await records.search(connection, view, filters, before_id, limit)
+            if rows or before_id is None or monotonic() >= until:
+                return rows, before_id
 
     async def decided(self, view: View, policy_id: str, limit: int) -> AsyncIterator[list[DecidedRecord]]:
         """How the newest verdicts of a policy were decided, newest first, in chunks, each in a transaction of its own.

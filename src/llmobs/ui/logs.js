@@ -6,7 +6,7 @@ import { badge, verdictView } from "/ui/verdict.js";
 
 const T = S.logs;
 const LIMIT = 50;
-const FILTERS = ["action", "failure_class", "tier", "kind", "client_id", "since", "until"];
+const FILTERS = ["q", "action", "failure_class", "tier", "kind", "client_id", "since", "until"];
 
 const time = (value) => new Date(value).toLocaleString();
 const short = (text) => {
@@ -58,6 +58,7 @@ export async function logs(view, parameters) {
   const chosen = (name) => parameters.get(name) ?? "";
   const any = ["", T.any];
   const controls = {
+    q: h("input", { type: "search", value: chosen("q"), autocomplete: "off", minlength: "2", maxlength: "200" }),
     action: select([any, ...Object.entries(S.actions)], chosen("action")),
     failure_class: select([any, ...classes.map((name) => [name, label(name)])], chosen("failure_class")),
     tier: select([any, ["1", "1"], ["2", "2"], ["3", "3"]], chosen("tier")),
@@ -66,7 +67,7 @@ export async function logs(view, parameters) {
     since: h("input", { type: "datetime-local", value: chosen("since") }),
     until: h("input", { type: "datetime-local", value: chosen("until") }),
   };
-  const names = [T.action, T.failureClass, T.tier, T.kind, T.client, T.since, T.until];
+  const names = [T.text, T.action, T.failureClass, T.tier, T.kind, T.client, T.since, T.until];
   const form = h("form", { class: "filters", "aria-label": T.filters, submit: (event) => {
     event.preventDefault();
     const next = new URLSearchParams();
@@ -89,7 +90,7 @@ export async function logs(view, parameters) {
   if (page.next_cursor) older.set("cursor", page.next_cursor);
   view.replaceChildren(
     h("h1", { tabindex: "-1" }, S.pages.logs), h("p", {}, T.intro), form,
-    rows.length ? table(T.shown(rows.length), T.head, rows, { class: "log" }) : h("p", { role: "status" }, T.empty),
+    rows.length ? table(T.shown(rows.length), T.head, rows, { class: "log" }) : h("p", { role: "status" }, page.next_cursor ? T.emptySoFar : T.empty),
     h("nav", { class: "pager", "aria-label": S.pages.logs },
       cursor && h("a", { class: "button", href: "#/logs", click: (event) => { event.preventDefault(); history.back(); } }, T.newer),
       page.next_cursor && h("a", { class: "button", href: address(older) }, T.older),
