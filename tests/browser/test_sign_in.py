@@ -1,5 +1,6 @@
 """Signing in and out in a real browser, in front of a service that asks for keys."""
 
+import json
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, str, str]]:
-    """A service that asks for keys, a key that reads and detects, and its id."""
+    """A service that asks for keys, a key that reads and detects, and an administrator's."""
     folder: Path = tmp_path_factory.mktemp("guarded")
     database = f"sqlite:///{folder / 'l.db'}"
     asked = {"LLMOBS_AUTH_MODE": "keys", "LLMOBS_KEY_PEPPER": PEPPER, "LLMOBS_AUTH_CACHE_SECONDS": "0"}
@@ -31,12 +32,13 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service,
     async def furnish(registry: Registry) -> tuple[str, str]:
         await registry.create_client("shop", tier="enterprise")
         fresh = await registry.create_key("shop", name="", scopes=[Scope.DETECT, Scope.LOGS_READ], by="test")
-        return fresh.shown, fresh.key.id
+        admin = await registry.create_key("shop", name="", scopes=[Scope.ADMIN], by="test")
+        return fresh.shown, admin.shown
 
-    key, key_id = in_registry_now(Settings(database_url=database), furnish)
+    key, admin = in_registry_now(Settings(database_url=database), furnish)
     try:
         made.start()
-        yield made, key, key_id
+        yield made, key, admin
     finally:
         made.kill()
 
@@ -130,3 +132,59 @@ def test_another_site_gets_nothing_with_the_cookie(
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request)
     assert refused.value.code == 401
+    refused.value.close()
+
+
+def test_an_administrator_makes_and_revokes_keys(
+    guarded: tuple[Service, str, str], entered: Callable[[], Watched]
+) -> None:
+    watched = entered()
+    page = watched.page
+    watched.goto("#/playground")
+    sign_in(watched, guarded[2])
+    page.get_by_role("link", name="Clients and keys").click()
+    page.get_by_role("heading", name="New key").wait_for()
+    page.get_by_label("Id", exact=True).fill("Not Allowed")
+    page.get_by_role("button", name="Add client").click()
+    assert page.get_by_label("Id", exact=True).evaluate("(one) => one.validity.patternMismatch")
+    page.get_by_label("Id", exact=True).fill("chat-team")
+    page.get_by_role("button", name="Add client").click()
+    page.get_by_text("chat-team is added.").wait_for()
+    page.get_by_label("What for").fill("the chat")
+    page.get_by_label("logs:read").check()
+    page.get_by_role("button", name="Make key").click()
+    fresh = page.locator("code.fresh").inner_text()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{guarded[0].port}/v1/me", headers={"authorization": f"Bearer {fresh}"}
+    )
+    with urllib.request.urlopen(request) as answer:
+        told = json.loads(answer.read())
+    assert (told["client_id"], told["scopes"]) == ("chat-team", ["detect", "logs:read"])
+    key_id = fresh.split("_")[1]
+    page.get_by_role("button", name=f"Revoke {key_id}", exact=True).click()
+    page.get_by_role("button", name=f"Revoke {key_id} now").click()
+    page.get_by_text(f"{key_id} is revoked.").wait_for()
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request)
+    assert refused.value.code == 401
+    refused.value.close()
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="no axe: pip install axe-playwright-python"
+    )
+    found = axe.Axe().run(page).response
+    assert found["passes"]
+    faults = [
+        one["id"] for one in found["violations"] if one["impact"] in {"serious", "critical", "moderate"}
+    ]
+    assert faults == []
+    watched.assert_clean()
+
+
+def test_who_is_no_administrator_sees_no_keys(
+    guarded: tuple[Service, str, str], entered: Callable[[], Watched]
+) -> None:
+    watched = entered()
+    watched.goto("#/playground")
+    sign_in(watched, guarded[1])
+    watched.page.get_by_text("Signed in as shop").wait_for()
+    assert watched.page.get_by_role("link", name="Clients and keys").count() == 0

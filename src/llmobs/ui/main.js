@@ -1,16 +1,20 @@
 // The frame: navigation, the place of the page, the key where one is asked for.
 import { field, h } from "/ui/dom.js";
 import { session, signIn, signOut, useKey } from "/ui/api.js";
+import { keys } from "/ui/keys.js";
 import { logs } from "/ui/logs.js";
 import { overview } from "/ui/overview.js";
 import { playground } from "/ui/playground.js";
 import { policies } from "/ui/policies.js";
 import { S } from "/ui/strings.js";
 
-const PAGES = { playground, overview, logs, policies };
+const PAGES = { playground, overview, logs, policies, keys };
 
 const view = h("main", { id: "main", tabindex: "-1" });
 const links = Object.keys(PAGES).map((name) => h("a", { href: `#/${name}` }, S.pages[name]));
+// Only administrators have clients and keys to look after.
+const keysLink = links[Object.keys(PAGES).indexOf("keys")];
+keysLink.hidden = true;
 const account = h("div", { class: "account" });
 document.body.replaceChildren(
   h("a", { class: "skip", href: "#main", click: (event) => { event.preventDefault(); view.focus(); } }, S.skip),
@@ -21,6 +25,7 @@ let known = { asks: false, sessions: false, signed_in: false };
 
 function showAccount(state) {
   known = state;
+  keysLink.hidden = !state.scopes?.includes("admin");
   if (state.signed_in) {
     account.replaceChildren(
       h("span", { title: state.scopes.join(", ") }, S.signedInAs(state.client_id ?? state.actor)),
