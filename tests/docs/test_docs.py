@@ -82,8 +82,11 @@ def test_the_class_made_of_examples_in_the_how_to_works(tmp_path: Path) -> None:
         "shop",
         "Honestly, Globex is the better choice, and cheaper too.",
     ]
-    done = CliRunner().invoke(cli, command, env={"LLMOBS_POLICIES_DIR": str(tmp_path)})
-    found = json.loads(done.output)
+    # Time enough for tier 2, and what is logged kept apart: the machine may be busy.
+    environ = {"LLMOBS_POLICIES_DIR": str(tmp_path), "LLMOBS_TIER2_TIMEOUT_MS": "20000"}
+    done = CliRunner().invoke(cli, command, env=environ)
+    assert done.stdout, done.stderr
+    found = json.loads(done.stdout)
     assert found["failure_class"] == "competitors", found
     assert found["evidence"][0]["source"].startswith("exemplar:competitors.")
 

@@ -15,12 +15,15 @@ from llmobs.store.migrate import upgrade
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import pytest
 from api import body_of, corpus
 
 OPEN = ("/health", "/docs", "/redoc", "/openapi.json", "/ui")
 
 
-async def test_the_corpus_of_the_api_breaks_nothing(tmp_path: Path) -> None:
+async def test_the_corpus_of_the_api_breaks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A stream that goes on for a minute is over at once.
+    monkeypatch.setattr("llmobs.http.live.LIFETIME", 0.02)
     settings = keyed(
         Settings(
             database_url=f"sqlite:///{tmp_path}/llmobs.db",

@@ -102,7 +102,11 @@ async def sign_in(request: AnyRequest) -> Response[bytes]:
         )
     address = "" if request.client is None else request.client.host
     failed: FailedSignIns = request.app.state["failed_sign_ins"]
-    failed.check(address)
+    try:
+        failed.check(address)
+    except RateLimited as waits:
+        parts.telemetry.count("requests_limited", (waits.reason,))
+        raise
     shown = asked.credential.strip().encode()
     try:
         value, ends_at = parts.sessions.sealed(shown)

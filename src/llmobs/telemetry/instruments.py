@@ -248,7 +248,7 @@ METRICS = {
             "",
             ("reason",),
             "Requests refused with 429: rate (the burst of ten seconds), quota (the hour's requests), batch_texts (the "
-            "hour's texts in batches).",
+            "hour's texts in batches), sign-in (wrong credentials on the page).",
         ),
         Metric("requests_in_flight", "gauge", "", (), "Requests of one text that are not answered yet."),
         Metric("texts_waiting", "gauge", "", (), "Texts that wait for their turn to be examined."),
@@ -605,6 +605,11 @@ class Telemetry:
             self._tallies["detection_tier"][(tier,)] += 0
         for reason in ("queue", "in_flight", "journal", "batch"):
             self._tallies["requests_shed"][(reason,)] += 0
+        for reason in ("rate", "quota", "batch_texts", "sign-in"):
+            self._tallies["requests_limited"][(reason,)] += 0
+        for table in ("verdicts", "feedback", "idempotency_keys", "judgements"):
+            for reason in ("retention", "erasure"):
+                self._tallies["rows_deleted"][table, reason] += 0
 
     def expect(self, policies: Iterable[str]) -> None:
         """Show these policies' actions from the first scrape on."""
