@@ -137,4 +137,4 @@ async def test_what_is_refused_is_counted_by_its_reason(house: House) -> None:
         for line in told.splitlines()
         if line.startswith("requests_limited_total{")
     }
-    assert counted == {"batch_texts": 1, "quota": 2}
+    assert counted == {"rate": 0, "quota": 2, "batch_texts": 1, "sign-in": 0}
