@@ -132,7 +132,10 @@ class Store:
         A search for a text may end early, even with nothing found, and go on at the cursor.
         """
         if filters.text is not None:
-            found, reached = await self._searched(view, filters, before_id, limit)
+            found, reached = await self._searched(view, filters, before_id, limit + 1)
+            if len(found) > limit:
+                found = found[:limit]
+                reached = found[-1].id
             return found, None if reached is None else records.cursor_of(reached)
         async with self._database.transaction() as connection:
             rows = await records.page(connection, view, filters, before_id, limit + 1)

@@ -110,3 +110,9 @@ async def test_a_search_that_takes_long_answers_with_where_to_go_on(
     assert cursor is not None
     [row], cursor = await store.page(EVERYTHING, LogFilter(text="zebra"), id_of(cursor), 50)
     assert (row.llm_response, cursor) == ("the zebrafinch", None)
+
+
+async def test_a_full_last_page_has_no_cursor(database: Database, store: Store) -> None:
+    await _insert(database, *(make_record(llm_response=f"zebra {n}") for n in range(3)))
+    found, cursor = await store.page(EVERYTHING, LogFilter(text="zebra"), None, 3)
+    assert ([row.llm_response for row in found], cursor) == (["zebra 2", "zebra 1", "zebra 0"], None)
