@@ -5,6 +5,34 @@ from typing import Any
 import pytest
 from support.postgres import Server, running_server
 
+LONGEST_FIRST = (
+    "faults/test_faults.py",
+    "docs/test_blocks.py",
+    "chart/test_node.py",
+    "chart/test_cluster.py",
+    "image/test_image.py",
+    "browser/test_ui.py",
+    "integration/judge/test_local_model.py",
+    "chart/test_process.py",
+    "browser/",
+    "e2e/",
+    "integration/observe/",
+    "integration/http/test_openapi.py",
+    "integration/http/test_detect.py",
+    "integration/store/",
+    "integration/",
+    "chart/",
+)
+"""Files go whole to one of the test processes, in this order: the longest last would run alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def turn(item: pytest.Item) -> int:
+        file = item.nodeid.removeprefix("tests/")
+        return next((i for i, start in enumerate(LONGEST_FIRST) if file.startswith(start)), len(LONGEST_FIRST))
+
+    items.sort(key=turn)  # stable: within a file the order is kept
+
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:

@@ -1,5 +1,7 @@
 """Decisions are order-free and monotone, and nothing settled is ever softened."""
 
+from itertools import permutations
+
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,6 +79,21 @@ def test_the_order_of_reports_does_not_matter(policy: Policy, reports: list[Repo
         other.scores,
         other.degraded,
     )
+
+
+def test_of_several_unheard_classes_the_gravest_is_named_whatever_failed_first() -> None:
+    def limits(severity: Severity) -> ClassPolicy:
+        return ClassPolicy(severity=severity, clear=0.1, block=0.9, on_failure=OnFailure.WARN)
+
+    policy = Policy(
+        id="p",
+        version=1,
+        classes={"a": limits(Severity.LOW), "b": limits(Severity.HIGH), "c": limits(Severity.MEDIUM)},
+    )
+    failed = [
+        Failed(tier=1, detector=name, ms=0.1, hears=frozenset({name}), reason="broken") for name in CLASSES
+    ]
+    assert {decide(policy, order).failure_class for order in permutations(failed)} == {"b"}
 
 
 @given(policies, report_lists, st.integers(0, 5), st.sampled_from(CLASSES), scores)

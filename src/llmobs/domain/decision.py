@@ -174,12 +174,15 @@ def decide(policy: Policy, reports: Sequence[Report], standing: Standing | None 
         if action is not Action.ALLOW:
             rank = (action.rank, policy.classes[name].severity.rank, score, name)
             chosen = rank if chosen is None else max(chosen, rank)
+    unheard: tuple[int, int, float, str] | None = None
     for name in standing.unheard:
         limits = policy.classes.get(name)
         if limits is not None and limits.on_failure is not OnFailure.ALLOW:
             rank = (limits.on_failure.action.rank, limits.severity.rank, scores.get(name, 0.0), name)
-            if chosen is None or rank[0] > chosen[0]:
-                chosen, failed_class = rank, True
+            unheard = rank if unheard is None else max(unheard, rank)
+    if unheard is not None and (chosen is None or unheard[0] > chosen[0]):
+        # At the same action, what was found says more than what could not be looked for.
+        chosen, failed_class = unheard, True
 
     if chosen is None:
         return Decision(
