@@ -111,9 +111,13 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str
     )
     upgrade(chosen, "head")
     key = in_registry_now(chosen, _furnish)
+    # A stream that goes on for a minute is over at once.
+    patched = pytest.MonkeyPatch()
+    patched.setattr("llmobs.http.live.LIFETIME", 0.02)
     running = Running(create_app(chosen))
     yield schemathesis.openapi.from_asgi("/openapi.json", running), key
     running.stop()
+    patched.undo()
 
 
 OPERATIONS = [
