@@ -105,7 +105,7 @@ def _clauses(part: _Part) -> Clauses:
         for words in known
         if words and "" not in words and len(words) <= MOST_WORDS
     } - {_NO_WORDS}
-    return tuple(sorted(telling, key=_rank)[:MOST_CLAUSES])
+    return tuple(telling if len(telling) < 2 else sorted(telling, key=_rank)[:MOST_CLAUSES])
 
 
 def _signs_of(words: Words) -> Words:
@@ -127,6 +127,7 @@ def share_of_texts(words: Words) -> float:
     return sum(_share_of(word) for word in words)
 
 
+@lru_cache(maxsize=65_536)
 def _share_of(word: str) -> float:
     known = _PSEUDO.get(word) or _frequencies().get(word)
     if known is not None:
@@ -205,8 +206,9 @@ class _Parser:
         return _Part(running if whole else None, (*needed, running), digits)
 
     def _parts(self) -> Iterator[_Part]:
-        while self._at < len(self._pattern) and not self._peek("|") and not self._peek(")"):
-            yield self._repeated(self._atom())
+        while self._at < len(self._pattern) and self._pattern[self._at] not in "|)":
+            run = self._take(_RUN)
+            yield self._repeated(self._atom()) if run is None else _words(run.group())
 
     def _repeated(self, part: _Part) -> _Part:
         counts = self._take(_QUANTIFIER)
@@ -295,6 +297,14 @@ def _word(char: str) -> _Part:
     )
 
 
+def _words(run: str) -> _Part:
+    """Plain characters that follow one another; each by itself is lowered, as in a class."""
+    return _Part(
+        frozenset({run.lower() if run.isascii() else "".join(map(str.lower, run))}),
+        digits=sum(map(run.count, "0123456789")),
+    )
+
+
 def _plain(member: str) -> str:
     """The character that a member of a class stands for."""
     if member.startswith("\\x"):
@@ -303,6 +313,8 @@ def _plain(member: str) -> str:
 
 
 _QUANTIFIER = re.compile(r"(?:(?P<sign>[*+?])|\{(?P<least>\d+)(?P<comma>,)?(?P<most>\d+)?\})\??")
+_RUN = re.compile(r"[^\\\[\](){}|.*+?^$]{2,}(?![*+?{])")
+"""More than one plain character, none of them repeated."""
 _FLAGS = re.compile(r"\(\?[imsU]*(?:-[imsU]+)?(?:(?P<colon>:)|\))")
 _NAMED = re.compile(r"\(\?P?<\w+>")
 _PLAIN = re.compile(r"\((?!\?)")
