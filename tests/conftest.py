@@ -29,7 +29,9 @@ LONGEST_FIRST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def turn(item: pytest.Item) -> int:
         file = item.nodeid.removeprefix("tests/")
-        return next((i for i, start in enumerate(LONGEST_FIRST) if file.startswith(start)), len(LONGEST_FIRST))
+        return next(
+            (i for i, start in enumerate(LONGEST_FIRST) if file.startswith(start)), len(LONGEST_FIRST)
+        )
 
     items.sort(key=turn)  # stable: within a file the order is kept
 

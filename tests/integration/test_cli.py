@@ -1,5 +1,7 @@
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -132,3 +134,12 @@ def test_eval_names_a_bad_line_and_a_bad_option(tmp_path: Path) -> None:
     assert "bad.jsonl, line 1" in done.output
     assert run("eval", str(path), "--tiers", "9").exit_code == 2
     assert run("eval", str(tmp_path / "none.jsonl")).exit_code == 2
+
+
+def test_a_subcommand_loads_neither_the_web_framework_nor_the_detectors() -> None:
+    looked = "import sys; from llmobs.cli import cli; cli.main(['config', '--help'], standalone_mode=False)"
+    told = "print(sorted({'litestar', 'onnxruntime', 'numpy'} & set(sys.modules)))"
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{looked}; {told}"], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.splitlines()[-1] == "[]"
