@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What tests of the image and the cluster need from Debian: installed where we are root and apt is here, and said
+# What tests of the pages, the image and the cluster need from Debian: installed where we are root and apt is here, and said
 # where not. Tests that miss one are left out and say so.
 set -euo pipefail
 declare -A packages=([buildah]=buildah [podman]=podman [runc]=runc [mmdebstrap]=mmdebstrap [etcd]=etcd-server
-    [containerd]=containerd [/usr/lib/cni/bridge]=containernetworking-plugins)
+    [containerd]=containerd [chromium]=chromium [/usr/lib/cni/bridge]=containernetworking-plugins)
 wanted=()
 for tool in "${!packages[@]}"; do
     command -v "$tool" > /dev/null || wanted+=("${packages[$tool]}")
