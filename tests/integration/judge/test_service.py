@@ -179,10 +179,11 @@ async def test_a_missing_model_is_told_at_start(serve: Serve, *, required: bool)
 async def test_a_judge_that_hangs_is_left_at_the_deadline(serve: Serve) -> None:
     async with JudgeServer() as server:
         server.fault = Fault.HANGING
-        async with serve(server, tier3_timeout_ms=300, judge_call_timeout_ms=10_000) as client:
+        # Long enough that the tiers before leave time for a call, on a busy machine too.
+        async with serve(server, tier3_timeout_ms=900, judge_call_timeout_ms=10_000) as client:
             started = time.perf_counter()
             body = await _detect(client, OPEN)
-            assert time.perf_counter() - started < 2
+            assert time.perf_counter() - started < 3
             assert body["degraded"]
             assert _judge(body)["status"] in {"failed", "timed_out"}  # whichever clock strikes first
             assert "no answer within 0." in _judge(body)["reason"]
