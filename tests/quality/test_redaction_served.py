@@ -28,6 +28,8 @@ DATA = Path(os.environ.get("LLMOBS_DATA", Path(__file__).parents[3] / "shared/da
 LEAST = 8
 """Characters; shorter pieces stand in other words by chance."""
 BATCH = 50
+WHOLE = "postgresql, redacted"
+"""What every labelled text is posted to, as production has it; the others get every fourth."""
 SENSITIVE = {"secret_leak", "pii_leak"}
 MARK = "zanzibar-marker-{}"
 """Harmless words that must be found: a search that finds nothing proves nothing."""
@@ -276,7 +278,7 @@ def test_what_was_detected_is_nowhere_in_what_a_service_leaves(
     ground: tuple[str, Database, Service],
 ) -> None:
     tried, database, service = ground
-    texts = _positives()
+    texts = _positives()[:: 1 if tried == WHOLE else 4]
     with httpx.Client(base_url=f"http://127.0.0.1:{service.port}", timeout=180) as client:
         posted = Posted(client)
         posted.post(texts[0::3], "before")
@@ -310,7 +312,7 @@ def test_what_was_detected_is_nowhere_in_what_a_service_leaves(
     }
     hold_marks(places, hashed=tried.endswith("hash"))
     pieces, missed = posted.detected()
-    assert len(pieces) > 1000, len(pieces)
+    assert len(pieces) > (1000 if tried == WHOLE else 300), len(pieces)
     assert len(missed) <= 0.03 * len(pieces), sorted(missed)
     leaks = _search(pieces, places)
     found = sum(len(each) for each in leaks.values())
