@@ -72,6 +72,37 @@ def test_a_changed_number_is_missed_in_every_spelling() -> None:
     assert said("Two towers stand there.", "There are 2 towers.")["numbers_missing"] == 0.0
 
 
+RESULTS = """{"events": [
+  {"name": "spring_concert", "date": "2019-03-08", "starts": "18:30"},
+  {"name": "jazz_evening", "date": "2019-03-12", "starts": "20:00"}]}"""
+
+
+def test_what_structured_documents_write_differently_is_not_missed() -> None:
+    for claim in (
+        "There are 2 events.",
+        "I found two events.",
+        "The jazz evening is on March 12th.",
+        "The spring concert starts at 6:30 on the 8th of March.",
+    ):
+        assert said(claim, RESULTS)["numbers_missing"] == 0.0, claim
+    assert said("The jazz evening is in March.", RESULTS)["names_missing"] == 0.0
+
+
+def test_a_wrong_count_or_date_of_structured_documents_is_missed() -> None:
+    for claim in (
+        "There are 7 events.",
+        "The jazz evening is on March 13th.",
+        "The spring concert starts at 5:30.",
+    ):
+        assert said(claim, RESULTS)["numbers_missing"] > 0.0, claim
+    assert said("The jazz evening is in April.", RESULTS)["names_missing"] > 0.0
+
+
+def test_documents_that_only_look_like_json_are_read_as_text() -> None:
+    for document in ("[1] The tower has 3 floors.", "{" * 5000, "[" * 100_000, '{"a": NaN, "b": [1, 2'):
+        assert said("It has 44 floors.", document)["numbers_missing"] > 0.0
+
+
 def test_a_new_name_and_new_words_are_missed() -> None:
     values = said("The tower stands in London among palaces.", TOWER)
     assert values["names_missing"] == 1.0 or values["names_missing"] == 0.5

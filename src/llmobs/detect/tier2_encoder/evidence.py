@@ -4,8 +4,9 @@ Plain Python with no imports from the rest of the package: training uses the ver
 that the model meets in service what it was trained on.
 """
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import log
@@ -14,7 +15,26 @@ BUDGET_CHARS = 480
 """Characters of evidence put beside a claim: about 110 word pieces of English."""
 LONGEST_CLAIM = 320
 _SENTENCES = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[^\s])|(?<=[。！？])|\n+")
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"[^\W_]+")
+_ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
+_CLOCK = re.compile(r"\b([01]?\d|2[0-3]):[0-5]\d\b")
+_DATE = re.compile(r"\b\d{4}-(0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])\b")
+_MONTHS = (
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+)
+LONGEST_JSON = 200_000
+"""Characters; the lists of a longer document are not counted."""
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _NAME = re.compile(r"\b[A-Z][\w'-]+")
 _NEGATIONS = re.compile(
@@ -159,7 +179,10 @@ def ordered_stems(text: str) -> list[str]:
     for word in _WORD.findall(text.lower()):
         if word in _SMALL:
             continue
-        if word in _NUMBER_WORDS:
+        if word[0].isdigit():
+            ordinal = _ORDINAL.fullmatch(word)
+            found.append(_number(ordinal[1] if ordinal else word)[:6])
+        elif word in _NUMBER_WORDS:
             found.append(_NUMBER_WORDS[word])
         elif ord(word[0]) > 0x2E80:
             found.extend(word[i : i + 2] for i in range(max(1, len(word) - 1)))
@@ -191,11 +214,13 @@ class Passages:
                 counts[word] = counts.get(word, 0) + 1
         total = len(self.pieces)
         self._weights = {word: log(1 + total / count) for word, count in counts.items()}
-        self.words = frozenset(counts)
+        self.told = frozenset(word for text in documents for word in _told_otherwise(text))
+        """What the documents say in another spelling than an answer would."""
+        self.words = frozenset(counts) | self.told
         """All content words of the documents."""
         self.numbers = frozenset(
             _number(found) for text in documents for found in _NUMBER.findall(text)
-        ) | frozenset(word for word in counts if word.isdigit())
+        ) | frozenset(word for word in self.words if word.isdigit())
         """All numbers, in one spelling."""
 
     def nearest(self, claim: str, query: str = "") -> str:
@@ -261,7 +286,7 @@ def plain_features(claim: str, query: str | None, passages: Passages, evidence: 
     asked = stems(query) if query else frozenset()
     order = [word for word in ordered_stems(claim) if word not in asked]
     missing = [word not in passages.words for word in order]
-    here = stems(evidence)
+    here = stems(evidence) | passages.told
     pairs = list(pairwise(order))
     longest = run = 0
     for flag in missing:
@@ -279,9 +304,35 @@ def plain_features(claim: str, query: str | None, passages: Passages, evidence: 
     )
 
 
+def _told_otherwise(text: str) -> Iterator[str]:
+    """Words and numbers that answers use for what structured text writes differently.
+
+    18:30 is half past 6, 2019-03-08 is in March, and a list of ten results holds 10 of them.
+    """
+    for clock in _CLOCK.finditer(text):
+        yield str((int(clock[1]) - 1) % 12 + 1)
+    for date in _DATE.finditer(text):
+        month = _MONTHS[int(date[1]) - 1]
+        yield month[:6]
+        yield month[:3]
+    if text.lstrip()[:1] in {"{", "["} and len(text) <= LONGEST_JSON:
+        try:
+            waiting = [json.loads(text)]
+        except (ValueError, RecursionError):
+            return
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, list):
+                yield str(len(value))
+            if isinstance(value, dict | list):
+                waiting.extend(value.values() if isinstance(value, dict) else value)
+
+
 def _number(written: str) -> str:
-    """One spelling of a number: 1,200.50 and 1200.5 are the same."""
+    """One spelling of a number: 1,200.50 and 1200.5 are the same, and 08 is 8."""
     bare = written.replace(",", "")
+    if bare.isdecimal():
+        return bare.lstrip("0") or "0"
     if "." in bare and bare.count(".") == 1:
         bare = bare.rstrip("0").rstrip(".")
     return bare or "0"
