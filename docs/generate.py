@@ -1,6 +1,6 @@
 """Writes the tables of settings.md, metrics.md, errors.md and evaluation.md from what they describe.
 
-The chart's schema, README and copies of alerts and dashboard likewise: deploy/helm/generate.py says how.
+The plots of accuracy and speed are drawn by plots.py from bench/results. The chart's schema, README and copies of alerts and dashboard likewise: deploy/helm/generate.py says how.
 
 python docs/generate.py           write them
 python docs/generate.py --check   exit 1 when one is out of date (tests do this)
@@ -157,7 +157,12 @@ def rendered(page: str) -> str:
 def written() -> dict[Path, str]:
     """Text of every file that is made: the pages here, and what the chart has from elsewhere."""
     chart = runpy.run_path(str(HERE.parent / "deploy/helm/generate.py"))["outputs"]()
-    return {HERE / page: rendered(page) for page in PAGES} | chart
+    plots = runpy.run_path(str(HERE / "plots.py"))["outputs"]()
+    return (
+        {HERE / page: rendered(page) for page in PAGES}
+        | {HERE / place: drawn for place, drawn in plots.items()}
+        | chart
+    )
 
 
 def main() -> None:
