@@ -258,6 +258,13 @@ class Passages:
         )
 
 
+_LIGHT = frozenset(
+    "all also am any can could d here him just ll m may me might must ok okay please re s shall should so some sure t"
+    " than them then there us ve very well will would yes".split()
+)
+"""Words that claim nothing; with them, every "There are some that you can take" would look made up."""
+
+
 PLAIN = (
     "numbers_missing",
     "names_missing",
@@ -282,9 +289,11 @@ Words of the question do not count: an answer may repeat them.
 def plain_features(claim: str, query: str | None, passages: Passages, evidence: str) -> tuple[float, ...]:
     """The values of PLAIN for a claim."""
     numbers = [_number(found) for found in _NUMBER.findall(claim)]
-    names = [name for name in _NAME.findall(claim) if name.lower() not in _SMALL]
+    names = [
+        name for name in _NAME.findall(claim) if name.lower() not in _SMALL and name.lower() not in _LIGHT
+    ]
     asked = stems(query) if query else frozenset()
-    order = [word for word in ordered_stems(claim) if word not in asked]
+    order = [word for word in ordered_stems(claim) if word not in asked and word not in _LIGHT]
     missing = [word not in passages.words for word in order]
     here = stems(evidence) | passages.told
     pairs = list(pairwise(order))
