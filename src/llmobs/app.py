@@ -247,6 +247,7 @@ class Background:
 
     async def _roll(self) -> None:
         await self._store.roll(datetime.now(UTC))
+        await self._store.count_kept(datetime.now(UTC))
 
     async def _expire(self) -> None:
         await self._store.delete_expired_judgements()
@@ -546,6 +547,7 @@ def _show(
     rules, policies = books
     telemetry.expect(policies.current)
     telemetry.gauges["journal_pending"] = lambda: [((), store.pending)]
+    telemetry.gauges["rows_kept"] = lambda: [] if store.kept is None else [(("verdicts",), store.kept)]
     telemetry.gauges["spool_size"] = lambda: [((), store.spooled_bytes)]
     telemetry.gauges["journal_capacity"] = lambda: [((), settings.journal_max_pending)]
     telemetry.gauges["spool_capacity"] = lambda: [((), settings.spool_max_bytes)]

@@ -158,6 +158,24 @@ async def counted(
     return found
 
 
+async def verdicts_since(connection: AsyncConnection, first: int, last: int) -> int:
+    """How many verdicts the log holds from the bucket `first` on; `last` is one that is not over.
+
+    As far as there is no gap in what is counted they come from there, the rest from the log.
+    """
+    fresh = (await uncounted(connection, first, last) or [last])[0]
+    kept, logs = traffic_buckets.c, detection_logs.c
+    older = select(func.sum(kept.verdicts)).where(kept.bucket >= first, kept.bucket < fresh)
+    newer = select(func.count()).where(logs.created_at >= begin_of(fresh))
+    return int(await connection.scalar(older) or 0) + int(await connection.scalar(newer) or 0)
+
+
+async def verdicts_before(connection: AsyncConnection, first: int) -> int:
+    """How many it holds of the time before that bucket, by the index on the time."""
+    query = select(func.count()).where(detection_logs.c.created_at < begin_of(first))
+    return int(await connection.scalar(query) or 0)
+
+
 def _runs(buckets: Sequence[int]) -> list[tuple[int, int]]:
     """The first and last of each stretch without a gap; one stretch over all where there are too many."""
     found: list[tuple[int, int]] = []

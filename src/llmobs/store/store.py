@@ -29,6 +29,8 @@ ROLL_SECONDS = 0.1
 """How long a transaction that counts may take before the next is made shorter."""
 DECIDED_ROWS = 250
 """Rows of a chunk whose scores and evidence are unpacked on the event loop: some milliseconds."""
+AGED_BUCKETS = 4
+"""How many buckets pass, 96 minutes in all, until the verdicts that no bucket holds any more are counted anew."""
 HIT_ROWS = 10_000
 """Newest verdicts in which the hits of rules are counted."""
 SEARCHED = 50_000
@@ -56,6 +58,10 @@ class Store:
         self._was_at_head = False
         self._on_failure = settings.store_on_failure
         self._summaries = Summaries()
+        self._aged: tuple[int, int] | None = None
+        """A bucket, and how many verdicts are older than it."""
+        self.kept: int | None = None
+        """Verdicts that the log held when they were last counted; None before that."""
 
     async def __aenter__(self) -> Self:
         await self._journal.start()
@@ -227,6 +233,19 @@ class Store:
         if waiting:
             await self._prune(first)
         return done
+
+    async def count_kept(self, now: datetime) -> None:
+        """Count the verdicts in the log into `kept`, by what `roll` has counted, so that it costs no walk through it.
+
+        Those older than any bucket are counted at times: they change only as they are deleted, or grow old.
+        """
+        first = rollup.bucket_of(now - rollup.KEPT)
+        async with self._database.transaction() as connection:
+            if self._aged is None or self._aged[0] <= first:
+                edge = first + AGED_BUCKETS
+                self._aged = (edge, await rollup.verdicts_before(connection, edge))
+            edge, older = self._aged
+            self.kept = older + await rollup.verdicts_since(connection, edge, rollup.bucket_of(now))
 
     @retried
     async def _roll_some(self, buckets: Sequence[int]) -> None:

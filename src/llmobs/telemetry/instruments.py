@@ -151,6 +151,15 @@ METRICS = {
             ("table", "reason"),
             "Rows deleted by the service: verdicts, feedback, idempotency_keys, judgements; by retention or erasure.",
         ),
+        Metric(
+            "rows_kept",
+            "gauge",
+            "",
+            ("table",),
+            "Rows in the database: verdicts. Counted every minute; what is deleted of those older than a month shows within "
+            "two hours.",
+            across="max",
+        ),
         Metric("journal_failures", "counter", "", ("reason",), "Transactions that failed."),
         Metric(
             "spool_size", "gauge", "By", (), "Size of the spool of verdicts that the database has not taken."

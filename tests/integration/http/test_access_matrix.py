@@ -367,8 +367,9 @@ async def _counted(house: House) -> None:
         async with asyncio.timeout(60):
             while True:
                 async with database.transaction() as connection:
-                    if not await rollup.uncounted(connection, first, last):
-                        return
+                    rolled = not await rollup.uncounted(connection, first, last)
+                if rolled and house.app._app.state["services"].logs.kept is not None:
+                    return
                 await asyncio.sleep(0.05)
     finally:
         await database.dispose()

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 from support.store import make_record
 
 from llmobs.domain.access import EVERYTHING, View
@@ -150,3 +150,42 @@ async def test_pages_before_a_time_are_whole_though_some_came_late(
         assert found == wanted
         assert ids == sorted(ids, reverse=True)
     assert await rows_of(store, detection_logs) == 640
+
+
+async def test_the_rows_kept_are_known_without_a_walk_through_the_log(store: Store) -> None:
+    now = datetime.now(UTC)
+    old = [make_record(created_at=now - timedelta(days=days)) for days in (32, 50, 80)]
+    made = records(60, now)
+    await store._write([*old, *made])
+    assert store.kept is None
+    await store.count_kept(now)  # nothing is counted beside the log yet
+    assert store.kept == 63
+    await store.roll(now)
+    await store.count_kept(now)
+    assert store.kept == 63
+    await store._write(records(7, now, seed=2))  # as the drain of a spool does
+    await store.count_kept(now)
+    assert store.kept == 70
+    for one in made[:10]:
+        await Erasure(store.database).of_request(EVERYTHING, one.request_id, by="test")
+    await store.count_kept(now)
+    assert store.kept == 60
+    await store.roll(now)
+    async with store.database.transaction() as connection:  # which shows where it is read from
+        await connection.execute(update(traffic_buckets).values(verdicts=traffic_buckets.c.verdicts + 1))
+    lines = await rows_of(store, traffic_buckets)
+    await store.count_kept(now)
+    assert store.kept == 60 + lines
+
+
+async def test_old_rows_that_are_deleted_are_not_kept_for_long(store: Store) -> None:
+    now = datetime.now(UTC)
+    old = make_record(created_at=now - timedelta(days=50))
+    await store._write([old, make_record(created_at=now)])
+    await store.count_kept(now)
+    await Erasure(store.database).of_request(EVERYTHING, old.request_id, by="test")
+    for hours, kept in ((0.5, 2), (2, 1)):
+        then = now + timedelta(hours=hours)
+        await store.roll(then)
+        await store.count_kept(then)
+        assert store.kept == kept
