@@ -43,6 +43,7 @@ from llmobs.http import (
     docs,
     feedback,
     health,
+    labelled,
     live,
     logs,
     overview,
@@ -55,6 +56,7 @@ from llmobs.http.edge import Edge
 from llmobs.http.problems import EXCEPTION_HANDLERS
 from llmobs.http.schemas import Check
 from llmobs.http.services import Services
+from llmobs.labelled import LabelledTrials
 from llmobs.lifecycle import Lifecycle
 from llmobs.policies import PolicyBook, classes_by_example, policy_book, policy_deeds, shared_policies
 from llmobs.policy_desk import PolicyDesk
@@ -315,7 +317,10 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
     tracing = tracing_from(os.environ, who)
     telemetry = _telemetry(who, exemplars=tracing is not None)
     store = Store(settings, telemetry)
-    door = installed_access(settings, store, telemetry.count)
+    door, admission = (
+        installed_access(settings, store, telemetry.count),
+        _admission(settings, telemetry, store),
+    )
     persons, periods = person_keys_from(settings), periods_from(settings)
 
     def find_sensitive(text: str) -> Iterable[Span]:
@@ -407,9 +412,10 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
         opinions=Opinions(store.database),
         erasure=Erasure(store.database, telemetry.count),
         persons=persons,
-        admission=_admission(settings, telemetry, store),
+        admission=admission,
         audit=Audit(store.database),
         desk=PolicyDesk(settings, policies, store, Audit(store.database)),
+        labelled=_labelled(settings, rules, admission, judge),
         books=books,
         rules=rules,
         policies=policies,
@@ -469,6 +475,7 @@ def _litestar(
             live.overview_stream,
             *admin.HANDLERS,
             *feedback.HANDLERS,
+            *labelled.HANDLERS,
             *policy_changes.HANDLERS,
             *session.HANDLERS,
         ],
@@ -492,6 +499,17 @@ def _admission(settings: Settings, telemetry: Telemetry, store: Store) -> Admiss
     telemetry.gauges["requests_in_flight"] = lambda: [((), admission.inside)]
     telemetry.gauges["texts_waiting"] = lambda: [((), admission.waiting)]
     return admission
+
+
+def _labelled(
+    settings: Settings, rules: RuleBook, admission: Admission, judge: InstalledJudge | None
+) -> LabelledTrials:
+    """Tries policies on labelled texts: by detectors of its own making, which no metric or trace hears of."""
+    return LabelledTrials(
+        lambda by_example: build_pipeline(settings, rules, frozenset({1, 2}), by_example=lambda: by_example),
+        admission,
+        frozenset() if judge is None else judge.detector.hears,
+    )
 
 
 def _telemetry(who: Resource, *, exemplars: bool) -> Telemetry:

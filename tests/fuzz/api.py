@@ -37,7 +37,7 @@ CORPUS = HERE / "api.jsonl"
 LARGEST = 3000
 """Bytes of a body that the corpus keeps."""
 EXAMPLES = 15
-JUDGED = {f"/v1/admin/policies/{part}" for part in ("check", "dry-run", "{policy_id}")}
+JUDGED = {f"/v1/admin/policies/{part}" for part in ("check", "dry-run", "dry-run/labelled", "{policy_id}")}
 """Take policies, and no schema can say whether one is sound: of these a body of the documented form may be refused."""
 CREDENTIALS = ("x-api-key", "authorization")
 AS_SENT = ("content-length", "host", "user-agent", "connection", "accept", "accept-encoding")

@@ -13,11 +13,12 @@ from llmobs.domain.feedback import KeptOpinion
 from llmobs.domain.risk import Action
 from llmobs.domain.subject import Kind
 from llmobs.errors import Problem
-from llmobs.http import admin, catalogue, feedback, overview, policy_changes, schemas, session
+from llmobs.http import admin, catalogue, feedback, labelled, overview, policy_changes, schemas, session
 from llmobs.http.access import LIMITED
 from llmobs.http.columns import PARQUET
 from llmobs.http.logs import JSON_LINES, MAX_LIMIT, MAX_WORD
 from llmobs.http.problems import MEDIA_TYPE
+from llmobs.labelled import LabelledTried
 from llmobs.store.erasure import Erased, ErasedPerson
 from llmobs.store.records import CURSOR
 
@@ -61,6 +62,8 @@ _TYPES = (
     policy_changes.PolicySource,
     policy_changes.CheckedPolicy,
     policy_changes.PolicyTried,
+    labelled.LabelledTrial,
+    LabelledTried,
     session.SessionState,
     session.SignIn,
 )
@@ -575,6 +578,15 @@ def _policy_paths() -> dict[str, Any]:
                 {200: _answer("PolicyTried", "What would change")},
                 (*body, errors.DatabaseUnavailable),
                 requestBody=taken("PolicyTrial", "The policy, and on how many verdicts."),
+            )
+        },
+        "/v1/admin/policies/dry-run/labelled": {
+            "post": _operation(
+                "tryPolicyOnLabelled",
+                "What a policy makes of labelled texts, beside the one in force; nothing is recorded",
+                {200: _answer("LabelledTried", "Figures by task, and what would change")},
+                (*body, errors.PolicyUnknown, errors.Overloaded),
+                requestBody=taken("LabelledTrial", "The policy, and the file."),
             )
         },
     }

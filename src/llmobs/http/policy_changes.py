@@ -137,7 +137,7 @@ async def show_policy(request: AnyRequest, policy_id: FromPath[str]) -> Response
 @post("/v1/admin/policies/check", status_code=200, opt=needs(Need.ADMIN), request_max_body_size=MAX_POLICY)
 async def check_policy(request: AnyRequest) -> Response[bytes]:
     """Whether a policy is sound; nothing changes."""
-    written, text = _drafted(await read_body(request, PolicyDraft))
+    written, text = drafted(await read_body(request, PolicyDraft))
     services(request).desk.checked(written)
     return _json(CheckedPolicy(policy=written, toml=text))
 
@@ -146,7 +146,7 @@ async def check_policy(request: AnyRequest) -> Response[bytes]:
 async def try_policy(request: AnyRequest) -> Response[bytes]:
     """What a policy would have made of the newest recorded verdicts; nothing changes."""
     asked = await read_body(request, PolicyTrial)
-    written, _ = _drafted(asked)
+    written, _ = drafted(asked)
     parts = services(request)
     policy = parts.desk.checked(written)
     known = parts.policies.current
@@ -171,7 +171,7 @@ async def try_policy(request: AnyRequest) -> Response[bytes]:
 async def change_policy(request: AnyRequest, policy_id: FromPath[str]) -> Response[bytes]:
     """Put a policy in force."""
     asked = await read_body(request, PolicyChange)
-    written, text = _drafted(asked)
+    written, text = drafted(asked)
     if written.id != policy_id:
         raise BodyInvalid("The policy's id is not the one in the path.")
     await services(request).desk.put(written, text, based_on=asked.based_on, by=principal_of(request).actor)
@@ -181,7 +181,7 @@ async def change_policy(request: AnyRequest, policy_id: FromPath[str]) -> Respon
 HANDLERS = (show_policy, check_policy, try_policy, change_policy)
 
 
-def _drafted(given: PolicyDraft | PolicyTrial | PolicyChange) -> tuple[PolicyFile, str]:
+def drafted(given: PolicyDraft | PolicyTrial | PolicyChange) -> tuple[PolicyFile, str]:
     """The policy of a body, and its file. BodyInvalid unless exactly one form is given."""
     if (given.toml is None) == (given.policy is None):
         raise BodyInvalid("Give the policy once: as toml or as policy.")

@@ -248,12 +248,17 @@ def read_context(raw: msgspec.Raw, max_bytes: int) -> tuple[dict[str, Any] | Non
         return None, 0
     if len(data) > max_bytes:
         raise TextTooLong(f"context has {len(data)} bytes; at most {max_bytes} are taken.")
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
+    if is_too_deep(data):
         raise BodyInvalid(f"context is nested deeper than {MAX_DEPTH} levels.")
     try:
         return _decode(_object_decoder, data), len(data)
     except BodyInvalid as error:
         raise BodyInvalid(f"context: {error}") from None
+
+
+def is_too_deep(data: bytes) -> bool:
+    """Whether JSON is nested deeper than MAX_DEPTH levels."""
+    return data.count(b"[") + data.count(b"{") > MAX_DEPTH and _depth(data) > MAX_DEPTH
 
 
 def _decode(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw) -> T:

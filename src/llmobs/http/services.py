@@ -18,6 +18,7 @@ from llmobs.detect.tier1_patterns.book import RuleBook
 from llmobs.domain.access import View
 from llmobs.http.admission import Admission
 from llmobs.http.schemas import Check
+from llmobs.labelled import LabelledTrials
 from llmobs.lifecycle import Lifecycle
 from llmobs.policies import PolicyBook
 from llmobs.policy_desk import PolicyDesk
@@ -69,6 +70,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     admission: Admission
     audit: Audit
     desk: PolicyDesk
+    labelled: LabelledTrials
     erasure: Erasure
     persons: PersonKeys | None
     """Turns the ids by which requests name persons into what their rows carry; None: no pepper is set."""

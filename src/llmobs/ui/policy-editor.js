@@ -13,6 +13,7 @@ const CHOICES = {
   judge: ["never", "raise", "weigh"],
 };
 const DEFAULTS = { clear: 0, on_failure: "allow", judge: "weigh" };
+const LARGEST_FILE = 8 * 2 ** 20;  // what the service takes, the policy beside it
 const LIMIT_HEADS = ["severity", "clear", "log", "warn", "block", "on_failure", "judge"];
 
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
@@ -72,6 +73,34 @@ function outcome(tried) {
   ];
 }
 
+// A count of texts with what it means; a share only where one was measured.
+function counted(hits, of, interval = undefined) {
+  return [T.countOf(hits, of), interval && [h("br"), h("small", {}, T.share(interval))]];
+}
+
+function labelledOutcome(tried) {
+  const told = Object.entries(T.labelledNotes).filter(([name]) => tried[name]).map(([name, tell]) => tell(tried[name]));
+  if (tried.unexamined.length) told.push(T.unheard(tried.unexamined.map(label).join(", ")));
+  const line = (name, cell) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, cell("before")), h("td", {}, cell("after")));
+  const lines = (task) => [
+    task.positives > 0 && line(T.recall, (when) => counted(task[when].positives_flagged, task.positives, task[when].recall)),
+    task.positives > 0 && line(T.positivesBlocked, (when) => counted(task[when].positives_blocked, task.positives)),
+    task.negatives > 0 && line(T.falseAlarms, (when) => counted(task[when].negatives_flagged, task.negatives, task[when].fpr)),
+    task.negatives > 0 && line(T.negativesBlocked, (when) => counted(task[when].negatives_blocked, task.negatives)),
+  ].filter(Boolean);
+  return [
+    h("p", { class: "big" }, T.triedLabelled(tried)),
+    h("p", { class: "hint" }, T.triedLabelledOf(tried)),
+    told.length > 0 && h("ul", { class: "hint" }, told.map((one) => h("li", {}, one))),
+    tried.tasks.map((task) => table(T.taskCaption(label(task.task), task), T.labelledHead, lines(task), { class: "task" })),
+    tried.changes.length > 0 && table(T.changes, T.changeHead, tried.changes.map((row) => h("tr", {},
+      h("td", { class: "id" }, row.id), h("td", {}, badge(row.before)), h("td", {}, badge(row.after)),
+      h("td", {}, T.labels[row.label]), h("td", {}, label(row.task)),
+      h("td", {}, label(row.class_after ?? row.class_before ?? S.none)))), { class: "tried" }),
+    tried.changes.length < tried.changed && h("p", { class: "hint" }, T.changesMore(tried.changes.length, tried.changed)),
+  ];
+}
+
 // The editor of a policy. `close` leaves it, `done` is called when a change took force.
 export async function editor(id, { close, done }) {
   const source = await get(`${BASE}/${id}`);
@@ -84,6 +113,7 @@ export async function editor(id, { close, done }) {
   const text = h("textarea", { rows: 24, spellcheck: "false", autocomplete: "off", class: "code" });
   const room = h("div", {});
   const result = h("div", { "aria-live": "polite" });
+  const file = h("input", { type: "file", accept: ".jsonl,.ndjson", "aria-describedby": "labelled-file-hint" });
   const rows = select([["100", "100"], ["1000", "1000"], ["5000", "5000"]], "1000");
   const views = h("fieldset", { class: "views" }, h("legend", {}, T.views),
     [[false, T.asForm], [true, T.asText]].map(([value, name]) => h("label", { class: "check" },
@@ -154,6 +184,18 @@ export async function editor(id, { close, done }) {
     triedDraft = structuredClone(given);
     tell(h("section", { class: "outcome-of-try" }, outcome(tried).filter(Boolean)));
   }) }, T.try);
+  const labels = h("button", { type: "button", disabled: true, click: () => busy(labels, async () => {
+    const given = body();
+    tell(h("p", { role: "status" }, T.examining));
+    const tried = await post(`${BASE}/dry-run/labelled`, { ...given, labelled: await file.files[0].text() });
+    triedDraft = structuredClone(given);
+    tell(h("section", { class: "outcome-of-try" }, labelledOutcome(tried).flat().filter(Boolean)));
+  }) }, T.tryLabelled);
+  file.addEventListener("change", () => {
+    const chosen = file.files[0];
+    labels.disabled = !chosen || chosen.size > LARGEST_FILE;
+    if (chosen && labels.disabled) fail(new Error(T.fileTooLarge));
+  });
   puts.addEventListener("click", () => busy(puts, async () => {
     const taken = await put(`${BASE}/${id}`, { ...triedDraft, based_on: base });
     await done();
@@ -166,7 +208,8 @@ export async function editor(id, { close, done }) {
     h("h2", { tabindex: "-1" }, T.editing(id, base)), h("p", { class: "hint" }, T.editIntro),
     !source.writable && h("p", { class: "notice" }, T.notWritable),
     h("div", { class: "row" }, views, field(T.start, start)), room,
-    h("div", { class: "row" }, field(T.rows, rows)),
-    h("div", { class: "buttons" }, check, tries, puts, h("button", { type: "button", click: close }, T.close)),
+    h("div", { class: "row" }, field(T.rows, rows), field(T.file, file)),
+    h("p", { class: "hint", id: "labelled-file-hint" }, T.fileHint),
+    h("div", { class: "buttons" }, check, tries, labels, puts, h("button", { type: "button", click: close }, T.close)),
     result);
 }

@@ -96,6 +96,13 @@ TABLE = {
     ("GET", "/v1/admin/policies/{policy_id}"): Expected(Need.ADMIN),
     ("POST", "/v1/admin/policies/check"): Expected(Need.ADMIN, json={"toml": POLICY}),
     ("POST", "/v1/admin/policies/dry-run"): Expected(Need.ADMIN, json={"toml": POLICY}),
+    ("POST", "/v1/admin/policies/dry-run/labelled"): Expected(
+        Need.ADMIN,
+        json={
+            "toml": POLICY,
+            "labelled": '{"id": "1", "task": "benign", "label": 0, "role": "response", "text": "Hello."}',
+        },
+    ),
     # There is no folder to put it in, and nobody but an administrator is told so.
     ("PUT", "/v1/admin/policies/{policy_id}"): Expected(Need.ADMIN, 409, {"toml": POLICY, "based_on": 0}),
     # Last, for the lines above ask for the verdict.

@@ -127,7 +127,7 @@ OPERATIONS = [
 ]
 
 
-JUDGED = {f"/v1/admin/policies/{part}" for part in ("check", "dry-run", "{policy_id}")}
+JUDGED = {f"/v1/admin/policies/{part}" for part in ("check", "dry-run", "dry-run/labelled", "{policy_id}")}
 """Take policies, and whether one is sound no schema can say."""
 SIGNS_IN = "/ui/session"
 """Refuses made-up credentials, and whoever is not the page, with 401: with or without a key beside them."""

@@ -37,7 +37,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     patched.undo()
 
 
-JUDGED = {f"/v1/admin/policies/{part}" for part in ("check", "dry-run", "{policy_id}")}
+JUDGED = {f"/v1/admin/policies/{part}" for part in ("check", "dry-run", "dry-run/labelled", "{policy_id}")}
 """Take policies. Whether one is sound (thresholds that rise, examples that it keeps) no schema can say, so a body of
 the documented form may be refused; all else is checked of them too."""
 POSITIVE, NEGATIVE = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
