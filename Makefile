@@ -116,7 +116,13 @@ train: .venv/run.stamp  ## train the shipped models from the data folder (hours 
 	$(TRAIN) -m encoder.refit $(ARGS) --trained $(abspath $(TRAINED)) --heads dangerous_request toxicity
 	$(TRAIN) -m encoder.refit $(ARGS) --trained $(abspath $(TRAINED)) --heads overconfidence hedging_excessive missing_grounding bias
 	$(TRAIN) assemble.py $(ARGS) --trained $(abspath $(TRAINED)) --out $(abspath $(HEADS)) base single
-	$(TRAIN) grounded.py --data $(abspath $(DATA)) --base $(abspath $(HEADS))/base --out $(abspath $(TRAINED))/grounded
+	$(TRAIN) -m encoder.tune $(ARGS) --heads $(abspath $(HEADS)) --out $(abspath $(TRAINED))/singles
+	rm -f $(abspath $(TRAINED))/singles/scores-int8.jsonl
+	$(TRAIN) assemble.py $(ARGS) --trained $(abspath $(TRAINED)) --out $(abspath $(HEADS)) single
+	$(TRAIN) -m encoder.comparison --data $(abspath $(DATA)) --heads $(abspath $(HEADS)) --out $(abspath $(TRAINED))/comparison --leave
+	$(TRAIN) -m encoder.comparison --data $(abspath $(DATA)) --heads $(abspath $(HEADS)) --out $(abspath $(TRAINED))/comparison
+	$(TRAIN) assemble.py $(ARGS) --trained $(abspath $(TRAINED)) --out $(abspath $(HEADS)) comparison
+	$(TRAIN) grounded.py --data $(abspath $(DATA)) --base $(abspath $(HEADS))/base --compared $(abspath $(TRAINED))/comparison --out $(abspath $(TRAINED))/grounded
 	$(TRAIN) lexical.py $(ARGS) --out $(abspath $(TRAINED))/lexical --fold 3 --teacher $(abspath $(TRAINED))/singles
 	$(TRAIN) assemble.py $(ARGS) --trained $(abspath $(TRAINED)) --out $(abspath $(HEADS)) base lexical
 	$(TRAIN) foreign.py --data $(abspath $(DATA)) --out $(abspath $(HEADS))

@@ -26,14 +26,21 @@ import numpy as np
 import onnxruntime as ort
 import torch
 from encoder.bert import Encoder, load_base
-from encoder.export import export, export_tokens, quantise, without_words
+from encoder.comparison import Compare
+from encoder.export import export, export_comparison, export_tokens, quantise, without_words
 from encoder.fit import tokenizer, windows
 from encoder.folds import FOLDS
 from encoder.heads import Heads
 from encoder.singles import FOLDERS, HEADS, read
 from safetensors.torch import load_file
 
+from llmobs.detect.artefacts import Artefacts
+from llmobs.detect.tier1_lexical.classifier import LONG as LONG_PROMPT
 from llmobs.detect.tier1_lexical.classifier import Classifier, Output
+from llmobs.detect.tier2_encoder.comparison import claim_with, inputs
+from llmobs.detect.tier2_encoder.embedder import Embedder
+from llmobs.detect.tier2_encoder.manifest import LONG
+from llmobs.detect.tier2_encoder.words import load_words
 
 BOTH = ("prompt", "response")
 ANSWER = ("response",)
@@ -60,9 +67,9 @@ PLAN: dict[str, tuple[str, tuple[str, ...], str, float, float | None]] = {
 # Share of harmless text that the lexical classifier leaves to tier 2, head by head: most where a
 # miss costs most and words tell least.
 OPEN = {
-    "prompt_injection": 0.02, "dangerous_request": 0.1, "dangerous_answer": 0.03, "toxicity": 0.03,
-    "bias": 0.01, "security_attack": 0.004, "overconfidence": 0.035, "hedging_excessive": 0.004,
-    "tone_issue": 0.004, "missing_grounding": 0.02,
+    "prompt_injection": 0.018, "dangerous_request": 0.06, "dangerous_answer": 0.028, "toxicity": 0.03,
+    "bias": 0.01, "security_attack": 0.004, "overconfidence": 0.027, "hedging_excessive": 0.004,
+    "tone_issue": 0.004, "missing_grounding": 0.018,
 }  # fmt: skip
 WARN = {"security_attack": 0.6, "bias": 0.6, "missing_grounding": 0.6, "overconfidence": 0.6,
         "hedging_excessive": 0.6}  # fmt: skip
@@ -70,9 +77,17 @@ BLOCK = 0.8
 # Ordinary traffic hardly ever comes near some classes, so its tail alone would block what the head
 # itself holds to be harmless: slang, counter-speech, news. These logits are the least that count.
 LEAST_WARN, LEAST_BLOCK = -0.5, 1.0
+# Documents with ordinary imperatives come near prompt_injection, blunt words about groups near toxicity: these
+# logits were chosen with a look at our own held-out rows (planted, hate, moderation), which are no blind test since.
 # The refitted heads (encoder/refit.py) put the same texts lower. Those of style never block.
-LEAST = {"toxicity": (-1.1, 0.3), "overconfidence": (-1.2, 0.0), "hedging_excessive": (-1.2, 0.0),
+LEAST = {"prompt_injection": (1.2, 2.6), "toxicity": (0.4, 1.8), "overconfidence": (-1.2, 0.0), "hedging_excessive": (-1.2, 0.0),
          "missing_grounding": (-1.2, 0.0), "bias": (-1.2, 0.0)}  # fmt: skip
+
+LONG_OPEN = {"prompt_injection": 0.12}
+"""Share of long harmless prompts that the lexical classifier leaves to tier 2: a document with an instruction planted
+in it reads like any document, word by word."""
+LONG_LESS = {"prompt_injection": 1.4}
+"""What documents have taken off: with less, one in seven of our clean documents full of imperatives warned."""
 
 
 def logit(share: float) -> float:
@@ -134,11 +149,16 @@ def benign_logits(rows: list[dict[str, object]], kinds: tuple[str, ...], column:
     """Logits of the harmless rows of these kinds, of sources that were left out."""
     return np.array(
         [
-            r["logits"][column]  # type: ignore[index]
+            r["logits"][column] - less(r, column)  # type: ignore[index]
             for r in rows
             if r["task"] == "benign" and r["source"] in FOLDS[3] and r["role"] in kinds
         ]
     )
+
+
+def less(row: dict[str, object], column: int) -> float:
+    """What a head takes off for the length of the text; nothing in the lexical classifier, which tells no length."""
+    return LONG_LESS.get(HEADS[column], 0.0) if int(str(row.get("characters", 0))) > LONG else 0.0
 
 
 def write(folder: Path, files: dict[str, bytes], manifest: dict[str, object]) -> None:
@@ -219,7 +239,11 @@ def single(said: argparse.Namespace) -> None:
         least = -math.inf
         if head in HARD:
             resembling = np.array(
-                [r["logits"][column] for r in rows if r["source"] in HARD[head] and not int(str(r["label"]))]  # type: ignore[index]
+                [
+                    r["logits"][column] - less(r, column)
+                    for r in rows
+                    if r["source"] in HARD[head] and not int(str(r["label"]))
+                ]  # type: ignore[index]
             )
             least = float(np.quantile(resembling, 1 - HARD_SHARE[head]))
         slope, offset = calibrate(head, benign_logits(rows, kinds, column), least)
@@ -231,6 +255,7 @@ def single(said: argparse.Namespace) -> None:
                 "calibration": {"slope": round(slope, 4), "offset": round(offset, 4)},
                 "note": note,
                 "foreign": 0.0,  # training/foreign.py fits it
+                "long": LONG_LESS.get(head, 0.0),
                 "needs_no_documents": head == "missing_grounding",
             }
         )
@@ -280,6 +305,7 @@ def rescored(
                     {
                         **{key: row[key] for key in ("id", "source", "label", "role")},
                         "task": folder,
+                        "characters": len(str(row["text"])),
                         "logits": [round(float(v), 3) for v in table.max(axis=0)],
                     }
                 )
@@ -346,6 +372,66 @@ def base(said: argparse.Namespace) -> None:
     )
 
 
+PAIR_PROBES = (
+    (
+        "The shop opens at nine and closes at six on weekdays.",
+        "",
+        "On weekdays the shop is open from nine to six.",
+    ),
+    ("The shop opens at nine and closes at six on weekdays.", "", "The shop closes at eight on weekdays."),
+    ("The shop opens at nine and closes at six on weekdays.", "", "The shop was founded by two sisters."),
+    ("Mara Olsen leads the team; Jon Reyes joined it in 2019.", "Who leads the team?", "Mara Olsen."),
+    ("Mara Olsen leads the team; Jon Reyes joined it in 2019.", "Who leads the team?", "Jon Reyes leads it."),
+    (
+        "No refund is given after thirty days.",
+        "Can I return it?",
+        "You can return it after two months and get a refund.",
+    ),
+    ("No refund is given after thirty days.", "Can I return it?", "After thirty days there is no refund."),
+    (
+        '{"city": "Lund", "sky": "rain", "degrees": 11}',
+        "What is the weather in Lund?",
+        "It rains in Lund at 11 degrees.",
+    ),
+)
+
+
+def comparison(said: argparse.Namespace) -> None:
+    """The comparison of a claim with its evidence, over the base that is in place."""
+    model = Compare()
+    model.load_state_dict(torch.load(said.trained / "comparison" / "model.pt", weights_only=True))
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "comparison.onnx"
+        export_comparison(model, path)
+        content = path.read_bytes()
+    session = runner(content)
+    words = load_words(Artefacts(said.out / "words"))
+    embedder = Embedder(Artefacts(said.out / "base"), words)
+    probes = []
+    for evidence, query, claim in PAIR_PROBES:
+        asked = frozenset(embedder.ids(query)) if query else frozenset()
+        fed = inputs(words, embedder(claim_with(query, claim)), embedder(evidence), asked)
+        logits = session.run(None, fed)[0]
+        probes.append(
+            {
+                "evidence": evidence,
+                "query": query,
+                "claim": claim,
+                "logits": [round(float(v), 4) for v in logits],
+            }
+        )
+        print(claim, logits.round(2))
+    write(said.out / "comparison", {"comparison.onnx": content}, {"probes": probes, "training": told([])})
+
+
+def weighings(said: argparse.Namespace) -> None:
+    """How groundedness weighs its features, into the manifest of the base that is in place."""
+    path = said.out / "base" / "manifest.json"
+    told_before = json.loads(path.read_text())
+    told_before |= json.loads((said.trained / "grounded" / "weighings.json").read_text())
+    path.write_text(json.dumps(told_before, indent=1, ensure_ascii=False) + "\n")
+
+
 def shared(said: argparse.Namespace, content: bytes) -> bytes:
     """The graph without its word table, which must be the one that was written with the base."""
     bare, table = without_words(content)
@@ -387,6 +473,17 @@ def lexical(said: argparse.Namespace) -> None:
             }
         )  # fmt: skip
     classifier = Classifier(table, tuple(Output(**o) for o in outputs))  # type: ignore[arg-type]
+    documents = [
+        str(row["text"])
+        for path in sorted((said.data / "benign").glob("*.jsonl.gz"))
+        for row in list(read(path))[:120]
+        if row["role"] == "prompt" and len(str(row["text"])) > LONG_PROMPT
+    ]
+    found_of = np.array([classifier.scores(text) for text in documents])
+    for column, head in enumerate(HEADS):
+        if head in LONG_OPEN:
+            edge = float(np.quantile(found_of[:, column], 1 - LONG_OPEN[head]))
+            outputs[column]["long"] = round(logit(0.02) - logit(edge), 5)
     buffer = io.BytesIO()
     np.save(buffer, table)
     write(
@@ -407,10 +504,16 @@ def main() -> None:
     ask.add_argument("--base", type=Path, required=True)
     ask.add_argument("--data", type=Path, required=True)
     ask.add_argument("--out", type=Path, required=True)
-    ask.add_argument("parts", nargs="*", default=["single", "base", "lexical"])
+    ask.add_argument("parts", nargs="*", default=["base", "single", "comparison", "lexical"])
     said = ask.parse_args()
     for part in said.parts:
-        {"single": single, "base": base, "lexical": lexical}[part](said)
+        {
+            "single": single,
+            "base": base,
+            "comparison": comparison,
+            "weighings": weighings,
+            "lexical": lexical,
+        }[part](said)
 
 
 if __name__ == "__main__":

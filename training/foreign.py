@@ -27,9 +27,9 @@ from llmobs.detect.tier2_encoder.words import load_words
 
 HARMLESS = ("xquad_passages", "mgsm")
 SENTENCES_A_LANGUAGE = 130
-SHARE = {"prompt_injection": 0.005, "toxicity": 0.008, "bias": 0.008}
+SHARE = {"prompt_injection": 0.02, "toxicity": 0.008, "bias": 0.008}
 """Share of harmless sentences that may warn. Heads named here know attacks in other languages and
-would lose many with less (0.005 takes 13 of 69 points of recall on identity_templates); the others
+would lose many with less; the others
 saw none and get OTHERS."""
 OTHERS = 0.002
 ATTACKS = {

@@ -1,7 +1,8 @@
-"""Fit how a claim's features become scores: `python grounded.py --data DIR --base DIR --out DIR`.
+"""Fit how a claim's features become scores: `python grounded.py --data DIR --base DIR --compared DIR --out DIR`.
 
 `--base` is the folder of the served base encoder (src/llmobs/data/heads/base), whose vectors are
-used as they will be served. Features are computed once (features.npz) by the service's own code.
+used as they will be served; `--compared` holds what encoder/comparison.py trained with sources and passages left
+out, and only these are fitted on: their logits come from a model that has not seen them, as in service. Features are computed once (features.npz) by the service's own code.
 Weights are never negative: a hole in the support of a claim may not lower its score on text of
 another sort, which plain logistic regression does as soon as one source invites it.
 
@@ -20,7 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from encoder.pairs import answered, swapped
+from encoder.comparison import LEFT, Asked, Compare, Vectors, answers, auc, left_out, own, score
+from encoder.pairs import answered
 from encoder.singles import SEED, read
 
 from llmobs.detect.artefacts import Artefacts
@@ -29,12 +31,15 @@ from llmobs.detect.tier2_encoder.evidence import Passages
 from llmobs.detect.tier2_encoder.grounded import (
     FEATURES,
     RELEVANCE,
-    claim_features,
     claims,
+    compared,
     relevance_features,
 )
 from llmobs.detect.tier2_encoder.words import load_words
 
+OWN_SHARE = 0.2
+"""How much each file of our own passages counts beside a public source: its claims were written so that the words
+shared with the passage tell nothing, which they do in most answers."""
 CONTRADICTED, NOT_SUPPORTED, SUPPORTED = 2, 1, 0
 
 
@@ -43,42 +48,59 @@ def served(base: Path) -> Embedder:
     return Embedder(Artefacts(base), load_words(Artefacts(base.parent / "words")))
 
 
-def measure(data: Path, own: Path, embedder: Embedder, rows_a_source: int) -> dict[str, np.ndarray]:
+def measure(
+    data: Path, hand: Path, base: Path, compared_by: Path, rows_a_source: int, *, relevance_too: bool
+) -> dict[str, np.ndarray]:
     """Features of claims and of answers to questions, with what is known of them."""
-    values: list[tuple[float, ...]] = []
-    told: list[tuple[str, str, int, int]] = []
+    embedder = served(base)
+    asked: list[Asked] = []
     for path in sorted((data / "groundedness").glob("*.jsonl.gz")):
         source = path.name.removesuffix(".jsonl.gz")
+        if source not in LEFT and source != "halueval_summ":
+            continue
         rows = list(read(path))
         random.Random(SEED).shuffle(rows)
         if source == "halueval_qa":
             rows = [row for row in rows if row["meta"]["like_length"]]  # type: ignore[index]
         for row in rows[:rows_a_source]:
-            text, query = str(row["text"]), row.get("query")
-            if source == "halueval_summ":
-                query = None
-            passages = Passages([str(row["context"])])
+            text, document = str(row["text"]), str(row["context"])
+            query = "" if source == "halueval_summ" else str(row.get("query") or "")
+            passages = Passages([document])
             label = int(str(row["label"]))
             kind = row["meta"].get("kind")  # type: ignore[attr-defined]
-            against = -1 if label and kind is None else int(kind == "contradicted")
+            against = 0.0 if not label else -1.0 if kind is None else float(kind == "contradicted")
             for piece in claims(text)[:12]:
                 claim = text[piece.start : piece.end]
-                values.append(claim_features(embedder, claim, str(query) if query else None, passages))
-                told.append((source, str(row["id"]), label, against))
-        print(source, len(values), flush=True)
-    for number, pair in enumerate(swapped(data, rows_a_source * 2)):
-        values.append(claim_features(embedder, pair.second, None, Passages([pair.first])))
-        told.append(("made_swapped", f"made{number}", int(pair.labels[0]), int(pair.labels[1])))
+                evidence = passages.nearest(claim, query)
+                asked.append(
+                    Asked(evidence, query, claim, (label, against), source, str(row["id"]), 1.0, document)
+                )
+    # Of our own passages, those that were left out; each claim is a row of its own.
+    asked += [one for one in own(hand / "passages") if left_out(one)]
+    asked += answers(hand / "held_out" / "grounded_answers.jsonl")
+    values = np.zeros((len(asked), len(FEATURES)), dtype=np.float32)
+    passages_of: dict[str, Passages] = {}
+    for number, one in enumerate(asked):
+        passages = passages_of.setdefault(one.document, Passages([one.document]))
+        values[number, :-2] = compared(embedder, one.claim, one.query or None, passages, one.evidence)
+        if number % 2000 == 0:
+            print(number, "of", len(asked), flush=True)
+    vectors = Vectors(asked, base.parent, compared_by / "vectors.pkl")
+    model = Compare()
+    model.load_state_dict(torch.load(compared_by / "left.pt", weights_only=True))
+    values[:, -2:] = score(model, vectors, list(range(len(asked))))
     relevance = [
         (relevance_features(embedder, pair.first, pair.second), pair.labels[2], pair.source)
-        for pair in answered(data, own)
+        for pair in (answered(data, hand) if relevance_too else [])
     ]
     return {
-        "values": np.array(values, dtype=np.float32),
-        "source": np.array([t[0] for t in told]),
-        "row": np.array([t[1] for t in told]),
-        "label": np.array([t[2] for t in told]),
-        "against": np.array([t[3] for t in told]),
+        "values": values,
+        "source": np.array([one.source for one in asked]),
+        "row": np.array(
+            [f"{one.row}#{i}" if one.source.startswith("own_") else one.row for i, one in enumerate(asked)]
+        ),
+        "label": np.array([int(one.labels[0]) for one in asked]),
+        "against": np.array([int(one.labels[1]) for one in asked]),
         "relevance": np.array([v for v, _, _ in relevance], dtype=np.float32),
         "off_topic": np.array([label for _, label, _ in relevance]),
         "asked_of": np.array([source for _, _, source in relevance]),
@@ -101,7 +123,7 @@ def fit(
         for which in (0, 1):
             mask = (s == one) & (y == which)
             if mask.any():
-                weight[mask] = 1.0 / mask.sum()
+                weight[mask] = (OWN_SHARE if one.startswith("own_") else 1.0) / mask.sum()
     x = torch.from_numpy(values).double()
     owner = torch.from_numpy(place)
     target = torch.from_numpy(y).double()
@@ -128,18 +150,6 @@ def fit(
     return F.softplus(raw).detach().numpy(), float(offset.detach())
 
 
-def auc(y: np.ndarray, score: np.ndarray) -> float:
-    """Area under the ROC curve."""
-    order = np.argsort(score, kind="stable")
-    ranks = np.empty(len(score))
-    ranks[order] = np.arange(1, len(score) + 1)
-    for value in np.unique(score):
-        same = score == value
-        ranks[same] = ranks[same].mean()
-    positives = y.sum()
-    return float((ranks[y == 1].sum() - positives * (positives + 1) / 2) / (positives * (len(y) - positives)))
-
-
 def by_row(score: np.ndarray, label: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Labels of the rows and their logits: half-way from the mean of the claims to the worst."""
     claims_of: dict[str, list[float]] = defaultdict(list)
@@ -151,6 +161,23 @@ def by_row(score: np.ndarray, label: np.ndarray, row: np.ndarray) -> tuple[np.nd
         np.array([known[name] for name in claims_of]),
         np.array([(max(found) + sum(found) / len(found)) / 2 for found in claims_of.values()]),
     )
+
+
+def even_level(got: dict[str, np.ndarray], weights: np.ndarray, offset: float) -> float:
+    """The logit of an answer that parts right from wrong ones best, each source counting alike."""
+    truth, worst, share = [], [], []
+    for name in np.unique(got["source"]):
+        mask = got["source"] == name
+        y, values = by_row(got["values"][mask] @ weights + offset, got["label"][mask], got["row"][mask])
+        truth.append(y)
+        worst.append(values)
+        share.append(1.0 / np.bincount(y, minlength=2)[y])
+    y, values, each = (np.concatenate(parts) for parts in (truth, worst, share))
+    levels = np.arange(-1.0, 1.5, 0.05)
+    right = [each[(values > level) == y].sum() for level in levels]
+    found = float(levels[int(np.argmax(right))])
+    print(f"level {found:.2f}: right {max(right) / each.sum():.3f}")
+    return found
 
 
 def written(names: tuple[str, ...], weights: np.ndarray, offset: float) -> dict[str, object]:
@@ -178,32 +205,8 @@ def anchored(
     return weights * slope, logit(low[1]) - slope * at_low
 
 
-def main() -> None:
-    """Measure (once), report by left-out source, fit on all, write weighings.json."""
-    ask = argparse.ArgumentParser(description=__doc__)
-    ask.add_argument("--data", type=Path, required=True)
-    ask.add_argument("--own", type=Path, default=Path(__file__).parent / "handwritten")
-    ask.add_argument("--base", type=Path, required=True)
-    ask.add_argument("--out", type=Path, required=True)
-    ask.add_argument("--rows", type=int, default=300)
-    said = ask.parse_args()
-    said.out.mkdir(parents=True, exist_ok=True)
-    kept = said.out / "features.npz"
-    if not kept.exists():
-        np.savez_compressed(kept, **measure(said.data, said.own, served(said.base), said.rows))
-    got = dict(np.load(kept))
-    for name in np.unique(got["source"]):
-        rest, mask = got["source"] != name, got["source"] == name
-        weights, offset = fit(got["values"][rest], got["label"][rest], got["source"][rest], got["row"][rest])
-        y, worst = by_row(got["values"][mask] @ weights + offset, got["label"][mask], got["row"][mask])
-        right = (worst > 0) == y
-        even = (right[y == 1].mean() + right[y == 0].mean()) / 2
-        print(f"{name:16s} rows {len(y):4d}  AUC {auc(y, worst):.3f}  balanced accuracy {even:.3f}")
-    weights, offset = fit(got["values"], got["label"], got["source"], got["row"])
-    print("unsupported", written(FEATURES, weights, offset))
-    known = got["against"] >= 0
-    c_weights, c_offset = fit(*(got[k][known] for k in ("values", "against", "source", "row")))
-    print("contradicted", written(FEATURES, c_weights, c_offset))
+def relevance(got: dict[str, np.ndarray]) -> dict[str, object]:
+    """Weights that tell an answer to another question."""
     r_weights, r_offset = fit(
         got["relevance"],
         got["off_topic"].astype(int),
@@ -215,19 +218,77 @@ def main() -> None:
         print(
             f"off topic {name:20s} AUC {auc(got['off_topic'][mask].astype(int), got['relevance'][mask] @ r_weights):.3f}"
         )
-    # The warn threshold of missing_grounding (0.6) goes where both kinds of error weigh the same.
-    offset += logit(0.6)
+    answers_to_it = got["relevance"][got["off_topic"] == 0] @ r_weights
+    r_weights, r_offset = anchored(r_weights, answers_to_it, (0.003, 0.6), (0.001, 0.8))
+    return written(RELEVANCE, r_weights, r_offset)
+
+
+def main() -> None:
+    """Measure (once), report by left-out source, fit on all, write weighings.json."""
+    ask = argparse.ArgumentParser(description=__doc__)
+    ask.add_argument("--data", type=Path, required=True)
+    ask.add_argument("--own", type=Path, default=Path(__file__).parent / "handwritten")
+    ask.add_argument("--base", type=Path, required=True)
+    ask.add_argument("--compared", type=Path, required=True)
+    ask.add_argument("--out", type=Path, required=True)
+    ask.add_argument("--rows", type=int, default=300)
+    ask.add_argument("--keep-relevance", action="store_true", help="off_topic stays as the manifest has it")
+    said = ask.parse_args()
+    said.out.mkdir(parents=True, exist_ok=True)
+    kept = said.out / "features.npz"
+    if not kept.exists():
+        np.savez_compressed(
+            kept,
+            **measure(
+                said.data,
+                said.own,
+                said.base,
+                said.compared,
+                said.rows,
+                relevance_too=not said.keep_relevance,
+            ),
+        )
+    got = dict(np.load(kept))
+    blind = np.char.startswith(got["source"], "held_")
+    held = {key: got[key][blind] for key in ("values", "label", "source", "row")}
+    got |= {key: got[key][~blind] for key in ("values", "label", "against", "source", "row")}
+    for name in np.unique(got["source"]):
+        rest, mask = got["source"] != name, got["source"] == name
+        weights, offset = fit(got["values"][rest], got["label"][rest], got["source"][rest], got["row"][rest])
+        y, worst = by_row(got["values"][mask] @ weights + offset, got["label"][mask], got["row"][mask])
+        right = (worst > 0) == y
+        even = (right[y == 1].mean() + right[y == 0].mean()) / 2
+        print(f"{name:16s} rows {len(y):4d}  AUC {auc(y, worst):.3f}  balanced accuracy {even:.3f}")
+    weights, offset = fit(got["values"], got["label"], got["source"], got["row"])
+    print("unsupported", written(FEATURES, weights, offset))
+    for name in np.unique(held["source"]):
+        # Answers that nothing is fitted on; by a model that has seen less than the one that ships.
+        mask = held["source"] == name
+        y, worst = by_row(held["values"][mask] @ weights + offset, held["label"][mask], held["row"][mask])
+        right = (worst > 0) == y
+        print(
+            f"{name:16s} rows {len(y):4d}  AUC {auc(y, worst):.3f}  recall {right[y == 1].mean():.3f}"
+            f"  false {1 - right[y == 0].mean():.3f}"
+        )
+    known = got["against"] >= 0
+    c_weights, c_offset = fit(*(got[k][known] for k in ("values", "against", "source", "row")))
+    print("contradicted", written(FEATURES, c_weights, c_offset))
+    # The warn threshold of missing_grounding (0.6) goes where both kinds of error, over all sources alike, are least.
+    offset += logit(0.6) - even_level(got, weights, offset)
     supported = got["against"] == 0
     _, calm = by_row((got["values"] @ c_weights)[supported], got["label"][supported], got["row"][supported])
     c_weights, c_offset = anchored(c_weights, calm, (0.08, 0.5), (0.02, 0.8))
-    answers = got["relevance"][got["off_topic"] == 0] @ r_weights
-    r_weights, r_offset = anchored(r_weights, answers, (0.003, 0.6), (0.001, 0.8))
+    off_topic = (
+        json.loads((said.base / "manifest.json").read_text())["off_topic"]
+        if said.keep_relevance
+        else relevance(got)
+    )
     (said.out / "weighings.json").write_text(
         json.dumps(
             {
                 "unsupported": written(FEATURES, weights, offset),
                 "contradicted": written(FEATURES, c_weights, c_offset),
-                "off_topic": written(RELEVANCE, r_weights, r_offset),
+                "off_topic": off_topic,
             },
             indent=1,
         )

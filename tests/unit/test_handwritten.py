@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "training/handwritten"
 TRAIN, HELD_OUT = ROOT / "train", ROOT / "held_out"
-EVERY_FILE = sorted(ROOT.rglob("*.jsonl"))
+TWINS, PASSAGES = ROOT / "twins", ROOT / "passages"
+EVERY_FILE = sorted(path for path in ROOT.rglob("*.jsonl") if path.parent not in {TWINS, PASSAGES})
 
 # The classes with both labels, and the least number of rows of each of the two in train and held_out.
 TWO_SIDED = {
@@ -45,7 +46,7 @@ def plain(row: dict[str, Any]) -> str:
 def test_each_row_has_the_form_that_training_reads(path: Path) -> None:
     for row in rows(path):
         assert {"id", "source", "task", "label", "role", "text"} <= row.keys(), row["id"]
-        assert row.keys() <= {"id", "source", "task", "label", "role", "text", "query", "meta"}
+        assert row.keys() <= {"id", "source", "task", "label", "role", "text", "query", "context", "meta"}
         assert row["source"] == "handwritten"
         assert row["label"] in (0, 1)
         assert row["role"] in ("prompt", "response")
@@ -61,6 +62,35 @@ def test_ids_are_unique_over_all_files() -> None:
 def test_no_text_comes_twice_within_a_folder(folder: Path) -> None:
     seen = Counter(plain(row) for path in folder.glob("*.jsonl") for row in rows(path))
     assert [text for text, times in seen.items() if times > 1] == []
+
+
+@pytest.mark.parametrize("path", sorted(TWINS.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_a_planted_document_is_another_than_its_clean_twin(path: Path) -> None:
+    found = rows(path)
+    assert len(found) >= 200
+    assert all(row.keys() == {"id", "clean", "planted", "form"} for row in found)
+    assert all(row["clean"] and row["planted"] != row["clean"] for row in found)
+
+
+@pytest.mark.parametrize("path", sorted(PASSAGES.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_passages_come_with_claims_of_every_label(path: Path) -> None:
+    labels: Counter[str] = Counter()
+    for row in rows(path):
+        assert row.keys() <= {"doc", "query", "claims", "kind"}
+        assert row["doc"]
+        labels.update(label for label, claim in row["claims"] if claim)
+    assert set(labels) == {"s", "n", "c"}
+    assert min(labels.values()) >= 0.2 * labels.total()
+
+
+def test_no_held_out_document_is_learnt_from() -> None:
+    learnt = {
+        row[key] for path in TWINS.glob("*.jsonl") for row in rows(path) for key in ("clean", "planted")
+    }
+    learnt |= {row["doc"] for path in PASSAGES.glob("*.jsonl") for row in rows(path)}
+    held = rows(HELD_OUT / "planted_documents.jsonl") + rows(HELD_OUT / "grounded_answers.jsonl")
+    assert len(held) >= 500
+    assert learnt.isdisjoint({row.get("context", row["text"]) for row in held})
 
 
 def test_train_and_held_out_share_no_text() -> None:

@@ -176,11 +176,46 @@ def handwritten(folder: Path) -> list[Row]:
             if head not in HEADS:
                 continue
             unasked = tuple(other for other in UNSAID if other != head) if label else ()
+            if head == "toxicity" and label:
+                unasked = (*unasked, "bias", "dangerous_request", "dangerous_answer")
             if head in UNSAID and not label:
                 unasked = tuple(other for other in UNSAID if other != head)
             if path.stem.startswith("planted_orders"):
                 continue  # planted by `planted`, and not an attack where it stands alone
             rows.append(Row(str(row["text"]), only(head, label, *unasked), f"own_{path.stem}"))
+    return rows
+
+
+LONGEST_TWIN = 460
+"""Characters of a twin that are learnt from, about the words that were planted."""
+
+
+def twins(folder: Path) -> list[Row]:
+    """Our own documents with an instruction for the reading model planted (1), and as they were before (0).
+
+    Of a long one a stretch that holds the difference, the same stretch of both.
+    """
+    chance = random.Random(SEED + 6)
+    rows: list[Row] = []
+    attack = {**without("dangerous_request", "toxicity", "bias", *UNSAID), "prompt_injection": 1.0}
+    for path in sorted(folder.glob("*.jsonl")):
+        for row in read(path):
+            clean, planted = str(row["clean"]), str(row["planted"])
+            start = next(
+                (i for i, (a, b) in enumerate(zip(clean, planted, strict=False)) if a != b),
+                min(len(clean), len(planted)),
+            )
+            added = max(0, len(planted) - len(clean))
+            room = max(0, LONGEST_TWIN - added)
+            low = max(0, min(start - chance.randint(0, room), len(planted) - LONGEST_TWIN))
+            # Whole words at the ends.
+            low = planted.rfind(" ", 0, low) + 1 if low else 0
+            rows += [
+                Row(planted[low : max(low + LONGEST_TWIN, start + added)], attack, f"own_{path.stem}"),
+                Row(clean[low : low + LONGEST_TWIN], dict(BENIGN), f"own_{path.stem}"),
+            ]
+            if len(clean) > LONGEST_TWIN:
+                rows.append(Row(clean, dict(BENIGN), f"own_{path.stem}"))
     return rows
 
 
@@ -498,7 +533,7 @@ def in_frames(rows: list[Row], count: int) -> list[Row]:
 def compose(data: Path, own: Path) -> list[Row]:
     """All rows, the made ones included, in a fixed order."""
     rows = public(data)
-    mine = handwritten(own) + handwritten(own / "train")
+    mine = handwritten(own) + handwritten(own / "train") + twins(own / "twins")
     orders = [o for path in sorted((own / "train").glob("planted_orders*.jsonl")) for o in _orders(path)]
     calm = [row for row in mine if row.source.startswith("own_clean_imperatives")]
     rows += mine + phrases()

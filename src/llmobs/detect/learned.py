@@ -10,6 +10,7 @@ from llmobs.detect.artefacts import Artefacts, shipped
 from llmobs.detect.detector import Detector
 from llmobs.detect.tier1_lexical.detector import LexicalDetector, load_lexical
 from llmobs.detect.tier1_lexical.topic import load_topic
+from llmobs.detect.tier2_encoder.comparison import Comparison
 from llmobs.detect.tier2_encoder.embedder import Embedder
 from llmobs.detect.tier2_encoder.encoder import Encoder, threads
 from llmobs.detect.tier2_encoder.exemplars import ExemplarsDetector
@@ -23,7 +24,7 @@ from llmobs.detect.tier2_encoder.heads import HeadsDetector
 from llmobs.detect.tier2_encoder.words import load_words
 from llmobs.detect.tier2_encoder.workers import Workers
 
-PARTS = ("words", "singles", "base", "lexical", "topic")
+PARTS = ("words", "singles", "base", "comparison", "lexical", "topic")
 """The folders of the trained files."""
 SHARE_OF_DEADLINE = 0.6
 """Of the tier's deadline, how long windows are started: what is looked at by then is answered with."""
@@ -35,6 +36,7 @@ class Learned(msgspec.Struct, frozen=True):
     lexical: LexicalDetector
     encoder: Encoder
     embedder: Embedder
+    comparison: Comparison
     grounded: GroundedManifest
     workers: Workers
     artefacts: tuple[Artefacts, ...]
@@ -51,7 +53,7 @@ class Learned(msgspec.Struct, frozen=True):
         budget = deadline_s * SHARE_OF_DEADLINE
         return (
             HeadsDetector(self.encoder, self.workers, budget),
-            GroundednessDetector(self.embedder, self.grounded, self.workers, budget),
+            GroundednessDetector(self.embedder, self.comparison, self.grounded, self.workers, budget),
             RelevanceDetector(self.embedder, self.grounded, self.workers),
             ExemplarsDetector(self.embedder, self.workers, budget, classes_by_example),
         )
@@ -70,15 +72,17 @@ def load_learned(folder: Path | None = None, *, workers: int = 0) -> Learned:
         return Artefacts(shipped(name) if folder is None else folder / name)
 
     parts = tuple(map(artefacts, PARTS))
-    words, singles, base, lexical, topic = parts
+    words, singles, base, compared, lexical, topic = parts
     table = load_words(words)
     encoder, embedder = Encoder(singles, table), Embedder(base, table)
-    encoder.try_probes()
-    embedder.try_probes()
+    comparison = Comparison(compared, table, embedder)
+    for tried in (encoder, embedder, comparison):
+        tried.try_probes()
     return Learned(
         lexical=load_lexical(lexical, load_topic(topic)),
         encoder=encoder,
         embedder=embedder,
+        comparison=comparison,
         grounded=load_grounded(base),
         workers=Workers(threads(workers)),
         artefacts=parts,

@@ -134,6 +134,6 @@ def test_problems_come_in_reading_order() -> None:
     ids=range(15),
 )
 def test_hostile_texts_take_linear_time(text: str) -> None:
-    before = time.perf_counter()
+    before = time.process_time()  # of this process alone: others may keep the cores
     formatting_problems(text)
-    assert time.perf_counter() - before < 1.0
+    assert time.process_time() - before < 1.0

@@ -3,12 +3,13 @@
 import itertools
 from math import exp, sqrt
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmobs.detect.tier1_lexical.classifier import Classifier, Output
+from llmobs.detect.tier1_lexical.classifier import LONG, Classifier, Output
 from llmobs.detect.tier1_lexical.features import BITS, LONGEST, features, lowered, segments_of
 
 NAMES = ("a", "b", "c", "d")
@@ -82,6 +83,18 @@ def test_order_matters_to_pairs_alone() -> None:
 def test_a_text_without_letters_has_no_features_and_scores_nothing(classifier: Classifier) -> None:
     assert features(lowered(" ...!? ")) == []
     assert classifier.scores(" ...!? ") == (0.0,) * len(NAMES)
+
+
+def test_long_prompts_are_cleared_less_readily_for_the_outputs_that_say_so(weights: np.ndarray) -> None:
+    outputs = tuple(output(name, 0.0) for name in NAMES)
+    raised = Classifier(weights, (msgspec.structs.replace(outputs[0], long=2.0), *outputs[1:]))
+    short, long = "a note to the cleaners", "a note to the cleaners " * (LONG // 20)
+    assert len(long) > LONG
+    assert raised.scores(short, prompt=True) == raised.scores(short)
+    first, *others = raised.scores(long, prompt=True)
+    plain, *same = raised.scores(long)
+    assert first / (1 - first) == pytest.approx(exp(2.0) * plain / (1 - plain))
+    assert others == same
 
 
 def test_weights_of_another_shape_are_refused() -> None:

@@ -11,6 +11,8 @@ from llmobs.detect.tier1_lexical.features import BITS, LONGEST, hashed, lowered,
 LANE = 21
 """Bits of one class in a packed sum: weights of 8 bits, so 2^13 features fit without carry."""
 PER_WORD = 63 // LANE
+LONG = 240
+"""Characters; a longer prompt may be a document that somebody else wrote."""
 _LANE_MASK = (1 << LANE) - 1
 _BIAS = 128
 
@@ -30,6 +32,9 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     slope: float
     offset: float
     needs_no_documents: bool = False
+    long: float = 0.0
+    """Added to the logit of a prompt of more than LONG characters: an instruction planted in a document needs none of
+    the words that attacks are known by, so fewer of these are cleared by words alone."""
 
 
 class Classifier:
@@ -55,8 +60,9 @@ class Classifier:
             for index, output in enumerate(outputs)
         ]
         self._curves = [(output.slope, output.offset) for output in outputs]
+        self._long_curves = [(output.slope, output.offset + output.long) for output in outputs]
 
-    def scores(self, text: str) -> tuple[float, ...]:
+    def scores(self, text: str, *, prompt: bool = False) -> tuple[float, ...]:
         """The calibrated score of each output, 0 to 1; all 0 for a text without a letter."""
         raw = lowered(text)
         best: list[float] | None = None
@@ -65,7 +71,8 @@ class Classifier:
                 best = values if best is None else list(map(max, best, values))
         if best is None:
             return (0.0,) * len(self.outputs)
-        logits = [slope * value + offset for value, (slope, offset) in zip(best, self._curves, strict=True)]
+        curves = self._long_curves if prompt and len(text) > LONG else self._curves
+        logits = [slope * value + offset for value, (slope, offset) in zip(best, curves, strict=True)]
         return tuple([1.0 / (1.0 + exp(-x if -60.0 < x < 60.0 else copysign(60.0, -x))) for x in logits])
 
     def _segments(self, raw: bytes) -> list[list[float]]:

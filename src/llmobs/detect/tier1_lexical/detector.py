@@ -47,7 +47,7 @@ class LexicalDetector:
 
     async def detect(self, subject: Subject, asked: frozenset[str]) -> Findings:
         """Scores of the classes that this kind of text can have."""
-        scores = self._classifier.scores(subject.text)
+        scores = self._classifier.scores(subject.text, prompt=subject.kind is Kind.PROMPT)
         compared = bool(subject.documents or subject.reference)
         silence = {name: scores[index] for index, name in self._speaks[subject.kind, compared]}
         if subject.query and subject.kind is Kind.RESPONSE:

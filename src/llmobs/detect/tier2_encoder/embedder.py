@@ -41,6 +41,8 @@ class Embedded(msgspec.Struct, frozen=True):
 
     pieces: tuple[str, ...]
     """Its word pieces, in lower case."""
+    ids: tuple[int, ...]
+    """Their rows in the table of words."""
     words: Vectors
     """(pieces, 384)."""
     whole: Vectors
@@ -72,12 +74,19 @@ class Embedder:
                 self._kept.popitem(last=False)
         return found
 
+    def ids(self, text: str) -> list[int]:
+        """The word pieces of a text, as rows of the table of words."""
+        found: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids[:LONGEST]
+        return found
+
     def _embed(self, text: str) -> Embedded:
         encoded = self._tokenizer.encode(text, add_special_tokens=False)
         inner = encoded.ids[:LONGEST] or [UNKNOWN]
         (tokens,) = self._session.run(None, fed(self._table, inner))
         rows: Vectors = tokens[0]
-        return Embedded(tuple(encoded.tokens[:LONGEST]), _unit(rows[1:-1]), _unit(rows.mean(axis=0)))
+        return Embedded(
+            tuple(encoded.tokens[:LONGEST]), tuple(inner), _unit(rows[1:-1]), _unit(rows.mean(axis=0))
+        )
 
     def try_probes(self) -> None:
         """Embed the recorded texts; ArtefactBroken when a vector is not what it was."""

@@ -102,18 +102,18 @@ def tokenizer_of(artefacts: Artefacts) -> Tokenizer:
     return tokenizer
 
 
-def session_of(artefacts: Artefacts, outputs: list[str]) -> ort.InferenceSession:
+def session_of(artefacts: Artefacts, outputs: list[str], name: str = "encoder.onnx") -> ort.InferenceSession:
     """The graph of a folder, ready to run; it must give these outputs."""
-    artefacts.read("encoder.onnx")  # for its checksum
+    artefacts.read(name)  # for its checksum
     try:
         # By its path: given bytes, the session would keep them beside its weights.
-        path = str(artefacts.folder / "encoder.onnx")
+        path = str(artefacts.folder / name)
         session = ort.InferenceSession(path, _options(), providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's exceptions share no base class of their own
-        raise ArtefactBroken(f"{artefacts.folder.name}/encoder.onnx: {error}") from error
+        raise ArtefactBroken(f"{artefacts.folder.name}/{name}: {error}") from error
     found = [output.name for output in session.get_outputs()]
     if found != outputs:
-        raise ArtefactBroken(f"{artefacts.folder.name}/encoder.onnx gives {found}, not {outputs}")
+        raise ArtefactBroken(f"{artefacts.folder.name}/{name} gives {found}, not {outputs}")
     return session
 
 

@@ -9,6 +9,7 @@ from llmobs.detect.artefacts import ArtefactBroken, Artefacts
 from llmobs.detect.detector import DetectorFailed
 from llmobs.detect.tier1_lexical.topic import LONGEST_ANSWER, LONGEST_QUERY, is_refusal
 from llmobs.detect.tier2_encoder.alignment import ALIGNED, aligned_features
+from llmobs.detect.tier2_encoder.comparison import COMPARED, Comparison
 from llmobs.detect.tier2_encoder.embedder import Embedder
 from llmobs.detect.tier2_encoder.evidence import PLAIN, Passages, Piece, plain_features, sentences
 from llmobs.detect.tier2_encoder.workers import Workers
@@ -18,7 +19,7 @@ from llmobs.domain.subject import Kind, Span, Subject
 
 TOLD = 0.05
 MOST_EVIDENCE = 10
-FEATURES = (*PLAIN, *ALIGNED)
+FEATURES = (*PLAIN, *ALIGNED, *COMPARED)
 
 
 class Weighing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,9 +62,15 @@ class GroundednessDetector:
     hears = frozenset({FailureClass.FABRICATED_FACT, FailureClass.MISSING_GROUNDING})
 
     def __init__(
-        self, embedder: Embedder, weighings: GroundedManifest, workers: Workers, budget_s: float
+        self,
+        embedder: Embedder,
+        comparison: Comparison,
+        weighings: GroundedManifest,
+        workers: Workers,
+        budget_s: float,
     ) -> None:
         self._embedder = embedder
+        self._comparison = comparison
         self._weighings = weighings
         self._workers = workers
         self._budget_s = budget_s
@@ -102,7 +109,7 @@ class GroundednessDetector:
 
     def _judge(self, subject: Subject, passages: Passages, piece: Piece) -> Claim:
         claim = subject.text[piece.start : piece.end]
-        values = claim_features(self._embedder, claim, subject.query, passages)
+        values = claim_features(self._embedder, self._comparison, claim, subject.query, passages)
         return Claim(
             Span(piece.start, piece.end),
             self._weighings.unsupported.score(FEATURES, values),
@@ -121,10 +128,20 @@ def pooled(scores: list[float]) -> float:
 
 
 def claim_features(
-    embedder: Embedder, claim: str, query: str | None, passages: Passages
+    embedder: Embedder, comparison: Comparison, claim: str, query: str | None, passages: Passages
 ) -> tuple[float, ...]:
-    """The values of FEATURES for one claim; training calls this very function."""
+    """The values of FEATURES for one claim."""
     evidence = passages.nearest(claim, query or "")
+    return (
+        *compared(embedder, claim, query, passages, evidence),
+        *comparison(evidence, query or "", claim),
+    )
+
+
+def compared(
+    embedder: Embedder, claim: str, query: str | None, passages: Passages, evidence: str
+) -> tuple[float, ...]:
+    """The values of PLAIN and ALIGNED for one claim; training calls this very function."""
     plain = plain_features(claim, query, passages, evidence)
     return (*plain, *aligned_features(embedder(claim), embedder(evidence)))
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from llmobs.detect.tier2_encoder.encoder import Encoder, Logits, Window, probability
 from llmobs.detect.tier2_encoder.language import is_foreign
-from llmobs.detect.tier2_encoder.manifest import Head
+from llmobs.detect.tier2_encoder.manifest import LONG, Head
 from llmobs.detect.tier2_encoder.workers import Workers
 from llmobs.domain.detection import Detection, Evidence, Findings
 from llmobs.domain.subject import Span, Subject
@@ -46,7 +46,7 @@ class HeadsDetector:
         """Scores for every class that a head serves for this kind of text; all may be cleared."""
         ends = perf_counter() + self._budget_s
         heads = self._heads(subject)
-        foreign = is_foreign(subject.text)
+        foreign, long = is_foreign(subject.text), len(subject.text) > LONG
         windows = (
             self._encoder.windows(subject.text)
             if len(subject.text) < 400
@@ -58,7 +58,7 @@ class HeadsDetector:
         for index, head in heads:
             best = int(table[:, index].argmax())
             position, (logits, look) = ran[best]
-            logit = float(logits[index]) - (head.foreign if foreign else 0.0)
+            logit = float(logits[index]) - (head.foreign if foreign else 0.0) - (head.long if long else 0.0)
             found = _detection(subject.text, windows[position], head, logit, look[:, index])
             known = detections.get(head.failure_class)
             if known is None or found.score > known.score:

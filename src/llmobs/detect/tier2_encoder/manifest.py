@@ -2,6 +2,9 @@
 
 import msgspec
 
+LONG = 240
+"""Characters; longer texts are judged as documents."""
+
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Maps a head's logit to a score: `1 / (1 + exp(-(slope * logit + offset)))`.
@@ -27,6 +30,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     foreign: float = 0.0
     """Taken off the logit of a text that is not in English, so that harmless text in other languages
     warns no more often than docs/model-card.md says."""
+    long: float = 0.0
+    """Taken off the logit of a text of more than LONG characters: documents hold imperatives that short prompts do not."""
     needs_no_documents: bool = False
     """True for a head that has nothing to say once there are documents to compare with."""
 

@@ -1,0 +1,447 @@
+"""Train the comparison of a claim with its evidence over the served base encoder, which stays as it is.
+
+`python -m encoder.comparison --data DIR --heads src/llmobs/data/heads --out DIR [--leave]`: with `--leave`
+four public sources and a fifth of our own passages are left out and scored, so that training/grounded.py can
+weigh what it says of text that it has not seen; without, all but the held-out answers are learnt from and `model.pt`
+ships. Vectors are computed once, by the graph that serves.
+
+The network is a small one after decomposable attention (Parikh et al. 2016): each word piece of the claim looks
+for its like in the evidence, by vectors in context and alone; what it finds is compared with it; one transformer
+layer reads the comparisons as a sentence, so that "failed to" or "only" can count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import pickle
+import random
+import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from llmobs.detect.artefacts import Artefacts
+from llmobs.detect.tier2_encoder.comparison import MOST_OF_CLAIM, MOST_OF_EVIDENCE, claim_with, unit_rows
+from llmobs.detect.tier2_encoder.embedder import Embedder
+from llmobs.detect.tier2_encoder.evidence import Passages, sentences
+from llmobs.detect.tier2_encoder.grounded import claims
+from llmobs.detect.tier2_encoder.words import Words, load_words
+
+from .bert import Layer
+from .pairs import swapped
+from .singles import SEED, read
+
+OUTPUTS = ("unsupported", "contradicted")
+LEFT = frozenset(["fever_symmetric", "begin_cmu", "begin_wow", "halueval_qa"])
+"""Public sources that `--leave` leaves out. halueval_summ and wrong answers of several sentences are never learnt
+from, for they do not say which sentence is wrong."""
+MOST = {
+    "squad2_claims": 2000, "begin_wow": 2000, "xquad_claims": 250, "bbq_grounded": 200, "sgd_results": 1400,
+    "halueval_qa": 1500, "fever_symmetric": 1378, "begin_cmu": 420,
+}  # fmt: skip
+NAN = float("nan")
+WIDTH = 384
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One claim with its evidence; labels are those of OUTPUTS, NaN where nobody says."""
+
+    evidence: str
+    query: str
+    claim: str
+    labels: tuple[float, float]
+    source: str
+    row: str
+    weight: float = 1.0
+    document: str = ""
+    """What the evidence was taken from."""
+
+
+def public(data: Path) -> list[Asked]:
+    """Claims of the labelled answers that hold a single one: there the answer's label is the claim's."""
+    made: list[Asked] = []
+    for path in sorted((data / "groundedness").glob("*.jsonl.gz")):
+        source = path.name.removesuffix(".jsonl.gz")
+        if source == "halueval_summ":
+            continue
+        rows = list(read(path))
+        if source == "halueval_qa":
+            rows = [row for row in rows if row["meta"]["like_length"]]  # type: ignore[index]
+        random.Random(SEED).shuffle(rows)
+        for row in rows[: MOST[source]]:
+            text, query, label = str(row["text"]), str(row.get("query") or ""), int(str(row["label"]))
+            found = claims(text)
+            if not found or (label and len(found) > 1 and len(text) > 300):
+                continue
+            kind = row["meta"].get("kind")  # type: ignore[attr-defined]
+            against = 0.0 if not label else NAN if kind is None else float(kind == "contradicted")
+            claim = text if len(text) <= 300 else text[found[0].start : found[0].end]
+            document = str(row["context"])
+            evidence = Passages([document]).nearest(claim, query)
+            made.append(
+                Asked(evidence, query, claim, (float(label), against), source, str(row["id"]), 1.0, document)
+            )
+    return made
+
+
+def own(folder: Path) -> list[Asked]:
+    """Our own passages with claims: supported (s), not supported (n), contradicted (c)."""
+    made: list[Asked] = []
+    chance = random.Random(SEED + 31)
+    for path in sorted(folder.glob("*.jsonl")):
+        rows = list(read(path))
+        for number, row in enumerate(rows):
+            passages, query = Passages([str(row["doc"])]), str(row.get("query") or "")
+            asked: list[list[str]] = list(row["claims"])  # type: ignore[call-overload]
+            # Sentences of the passage itself, and claims about others of the same field: our claims were written so
+            # that overlap tells nothing, or the contrary of what it tells elsewhere.
+            document = str(row["doc"])
+            whole = [document[p.start : p.end] for p in sentences(document) if 25 < p.end - p.start < 260]
+            asked += [["s", text] for text in chance.sample(whole, min(2, len(whole)))]
+            for _ in range(2):
+                stray = chance.choice(rows[chance.randrange(len(rows))]["claims"])  # type: ignore[arg-type]
+                if stray[1] not in {text for _, text in asked}:
+                    asked.append(["n", stray[1]])
+            for kind, claim in asked:
+                made.append(
+                    Asked(
+                        passages.nearest(claim, query), query, claim, (float(kind != "s"), float(kind == "c")),
+                        f"own_{path.stem}", f"{path.stem}:{number}", 1.5, str(row["doc"]),
+                    )
+                )  # fmt: skip
+    return made
+
+
+def answers(path: Path) -> list[Asked]:
+    """The claims of our held-out answers, each with the label of its answer; never learnt from."""
+    made: list[Asked] = []
+    for row in read(path):
+        document, query, text = str(row["context"]), str(row.get("query") or ""), str(row["text"])
+        passages = Passages([document])
+        meta: dict[str, str] = row["meta"]  # type: ignore[assignment]
+        labels = (float(int(str(row["label"]))), float(meta["kind"] == "contradicted"))
+        for piece in claims(text):
+            claim = text[piece.start : piece.end]
+            made.append(
+                Asked(
+                    passages.nearest(claim, query),
+                    query,
+                    claim,
+                    labels,
+                    f"held_{meta['form']}",
+                    str(row["id"]),
+                    0.0,
+                    document,
+                )
+            )
+    return made
+
+
+def made_pairs(data: Path, count: int) -> list[Asked]:
+    """Sentences of harmless passages, as they stand or with a fact changed."""
+    return [
+        Asked(
+            pair.first,
+            "",
+            pair.second,
+            (pair.labels[0], pair.labels[1]),
+            "made_swapped",
+            f"made{number}",
+            0.6,
+            pair.first,
+        )
+        for number, pair in enumerate(swapped(data, count))
+    ]
+
+
+def left_out(one: Asked) -> bool:
+    """Whether `--leave` leaves the pair out: by source, our own by passage."""
+    if one.source.startswith("own_"):
+        return int(one.row.split(":")[1]) % 5 == 0
+    return one.source in LEFT or one.source == "halueval_summ" or one.source.startswith("held_")
+
+
+class Compare(nn.Module):
+    """See the module's docstring. All inputs are padded; `told` and `known` say where a piece is."""
+
+    def __init__(self, width: int = 128, looks: int = 4, each: int = 48, drop: float = 0.2) -> None:
+        super().__init__()
+        self.looks, self.each = looks, each
+        self.mixed = nn.Linear(2 * WIDTH, width)
+        self.context = nn.Linear(WIDTH, looks * each, bias=False)
+        self.alone = nn.Linear(WIDTH, looks * each, bias=False)
+        self.sharp = nn.Parameter(torch.full((looks, 2), 6.0))
+        self.value = nn.Linear(width, width)
+        self.compare = nn.Sequential(
+            nn.Linear(4 * width + 2 * looks + 3, 2 * width),
+            nn.GELU(),
+            nn.Dropout(drop),
+            nn.Linear(2 * width, width),
+        )
+        self.places = nn.Parameter(torch.randn(MOST_OF_CLAIM, width) * 0.02)
+        self.read = Layer(width, 8, 2 * width)
+        self.read.heads = 4
+        self.look = nn.Linear(width, len(OUTPUTS))
+        wide = 3 * width + 8
+        self.plain = nn.Linear(wide, len(OUTPUTS))
+        self.deep = nn.Sequential(
+            nn.Linear(wide, width), nn.GELU(), nn.Dropout(drop), nn.Linear(width, len(OUTPUTS))
+        )
+        self.drop = nn.Dropout(drop)
+
+    def forward(
+        self, claim: torch.Tensor, claim_alone: torch.Tensor, evidence: torch.Tensor, evidence_alone: torch.Tensor,
+        held: torch.Tensor, asked: torch.Tensor, told: torch.Tensor, known: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        """Logits (pairs, OUTPUTS)."""
+        n, length, _ = claim.shape
+        mine = F.gelu(self.mixed(self.drop(torch.cat([claim, claim_alone], -1))))
+        theirs = F.gelu(self.mixed(self.drop(torch.cat([evidence, evidence_alone], -1))))
+        away = (1.0 - known)[:, None, None, :] * -1e4
+
+        def alike(by: nn.Linear, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+            a, b = (
+                F.normalize(by(x).reshape(n, -1, self.looks, self.each), dim=-1).transpose(1, 2)
+                for x in (one, other)
+            )
+            return a @ b.transpose(-1, -2)
+
+        context, alone = alike(self.context, claim, evidence), alike(self.alone, claim_alone, evidence_alone)
+        raw = claim @ evidence.transpose(1, 2)
+        scores = context * self.sharp[:, 0].view(1, -1, 1, 1) + alone * self.sharp[:, 1].view(1, -1, 1, 1)
+        weights = torch.softmax(scores + 3.0 * raw[:, None] + away, dim=-1)
+        values = self.value(theirs).reshape(n, evidence.shape[1], self.looks, -1).transpose(1, 2)
+        found = (weights @ values).transpose(1, 2).reshape(n, length, -1)
+        nearest = (raw + away[:, 0]).amax(-1, keepdim=True)
+        x = self.compare(
+            torch.cat(
+                [
+                    mine, found, (mine - found).abs(), mine * found, (context + away).amax(-1).transpose(1, 2),
+                    (alone + away).amax(-1).transpose(1, 2), nearest, held[..., None], asked[..., None],
+                ],
+                -1,
+            )
+        )  # fmt: skip
+        x = self.read(x + self.places[:length], (1.0 - told)[:, None, None, :] * -1e4)
+        look = torch.softmax(self.look(x) + (1.0 - told)[..., None] * -1e4, dim=1)
+        pooled = (look.transpose(1, 2) @ x).flatten(1)
+        largest = (x + (1.0 - told)[..., None] * -1e4).amax(1)
+        count = told.sum(1).clamp(min=1.0)
+        gap = (1.0 - nearest[..., 0]) * told
+        new = (1.0 - held) * told
+        plain = torch.stack(
+            [
+                (gap > 0.4).to(gap.dtype).sum(1) / count, new.sum(1) / count, gap.sum(1) / count, gap.amax(1),
+                count / 50, known.sum(1) / 150, (asked * told).sum(1) / count, (new * (1.0 - asked)).sum(1) / count,
+            ],
+            -1,
+        )  # fmt: skip
+        whole = torch.cat([pooled, largest, plain], -1)
+        return self.deep(whole) + self.plain(whole)
+
+
+class Vectors:
+    """Vectors of all texts, computed once by the graph that serves, and batches of pairs made of them."""
+
+    def __init__(self, pairs: list[Asked], heads: Path, kept: Path) -> None:
+        self.pairs = pairs
+        self.words: Words = load_words(Artefacts(heads / "words"))
+        embedder = Embedder(Artefacts(heads / "base"), self.words)
+        texts = sorted({t for p in pairs for t in (p.evidence, claim_with(p.query, p.claim), p.query) if t})
+        known: dict[str, tuple[tuple[int, ...], Any]] = (
+            pickle.loads(kept.read_bytes()) if kept.exists() else {}
+        )
+        missing = [text for text in texts if text not in known]
+        asked_only = (
+            {p.query for p in pairs}
+            - {p.evidence for p in pairs}
+            - {claim_with(p.query, p.claim) for p in pairs}
+        )
+        print(len(texts), "texts,", len(missing), "to embed", flush=True)
+
+        def embed(text: str) -> tuple[str, tuple[int, ...], Any]:
+            if text in asked_only:
+                return text, tuple(embedder.ids(text)), None
+            found = embedder(text)
+            return text, found.ids, found.words.astype(np.float16)
+
+        started = time.time()
+        with ThreadPoolExecutor(2) as pool:
+            for number, (text, ids, vectors) in enumerate(pool.map(embed, missing, chunksize=64)):
+                known[text] = (ids, vectors)
+                if number % 5000 == 4999:
+                    print(number + 1, f"{time.time() - started:.0f} s", flush=True)
+        if missing:
+            kept.write_bytes(pickle.dumps(known, protocol=5))
+        self.known = known
+
+    def length(self, index: int) -> int:
+        """Word pieces of a pair's evidence."""
+        return len(self.known[self.pairs[index].evidence][0])
+
+    def batch(self, indices: list[int], chance: random.Random | None) -> tuple[torch.Tensor, ...]:
+        """Inputs of Compare; in training a question is at times not told."""
+        told = [self.known[claim_with(self.pairs[i].query, self.pairs[i].claim)] for i in indices]
+        known = [self.known[self.pairs[i].evidence] for i in indices]
+        size = len(indices)
+        n = min(MOST_OF_CLAIM, max(len(ids) for ids, _ in told))
+        m = min(MOST_OF_EVIDENCE, max(len(ids) for ids, _ in known))
+        claim, claim_alone = np.zeros((2, size, n, WIDTH), np.float32)
+        evidence, evidence_alone = np.zeros((2, size, m, WIDTH), np.float32)
+        held, asked, here = np.zeros((3, size, n), np.float32)
+        there = np.zeros((size, m), np.float32)
+        for row, (index, mine, theirs) in enumerate(zip(indices, told, known, strict=True)):
+            a, b = mine[0][:n], theirs[0][:m]
+            claim[row, : len(a)], evidence[row, : len(b)] = mine[1][: len(a)], theirs[1][: len(b)]
+            claim_alone[row, : len(a)], evidence_alone[row, : len(b)] = (
+                unit_rows(self.words, a),
+                unit_rows(self.words, b),
+            )
+            words = frozenset(b)
+            held[row, : len(a)] = [piece in words for piece in a]
+            here[row, : len(a)] = there[row, : len(b)] = 1.0
+            query = self.pairs[index].query
+            if query and not (chance and chance.random() < 0.2):
+                of = frozenset(self.known[query][0])
+                asked[row, : len(a)] = [piece in of for piece in a]
+        return tuple(
+            torch.from_numpy(x)
+            for x in (claim, claim_alone, evidence, evidence_alone, held, asked, here, there)
+        )
+
+    def batches(self, indices: list[int], size: int, chance: random.Random) -> list[list[int]]:
+        """Indices by like length, the batches shuffled."""
+        order = sorted(indices, key=lambda i: self.length(i) + chance.random() * 25)
+        made = [order[at : at + size] for at in range(0, len(order), size)]
+        chance.shuffle(made)
+        return made
+
+
+def train(data: Vectors, indices: list[int], epochs: int, rate: float, seed: int) -> Compare:
+    """Fit from nothing."""
+    torch.manual_seed(seed)
+    chance = random.Random(seed)
+    model = Compare()
+    best = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.03)
+    steps = epochs * math.ceil(len(indices) / 64)
+    plan = torch.optim.lr_scheduler.OneCycleLR(best, rate, total_steps=steps + 1, pct_start=0.1)
+    started = time.time()
+    for epoch in range(epochs):
+        model.train()
+        total = 0.0
+        found = data.batches(indices, 64, chance)
+        with ThreadPoolExecutor(1) as ahead:
+            coming = ahead.submit(data.batch, found[0], chance)
+            for number, batch in enumerate(found):
+                fed = coming.result()
+                if number + 1 < len(found):
+                    coming = ahead.submit(data.batch, found[number + 1], chance)
+                labels = torch.tensor([data.pairs[i].labels for i in batch])
+                weights = torch.tensor([data.pairs[i].weight for i in batch])
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    logits = model(*fed)
+                each = F.binary_cross_entropy_with_logits(
+                    logits.float(), torch.nan_to_num(labels) * 0.94 + 0.03, reduction="none"
+                )
+                loss = (each * ~torch.isnan(labels) * weights[:, None]).sum() / len(batch)
+                best.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                best.step()
+                plan.step()
+                total += loss.item()
+        print(f"epoch {epoch + 1} loss {total / len(found):.4f} {time.time() - started:.0f} s", flush=True)
+    return model
+
+
+@torch.no_grad()
+def score(model: Compare, data: Vectors, indices: list[int]) -> np.ndarray:
+    """Logits (indices, OUTPUTS)."""
+    model.eval()
+    out = np.zeros((len(data.pairs), len(OUTPUTS)), dtype=np.float32)
+    for batch in data.batches(indices, 64, random.Random(0)):
+        out[batch] = model(*data.batch(batch, None)).numpy()
+    return out[indices]
+
+
+def auc(y: np.ndarray, score: np.ndarray) -> float:
+    """Area under the ROC curve."""
+    order = np.argsort(score, kind="stable")
+    ranks = np.empty(len(score))
+    ranks[order] = np.arange(1, len(score) + 1)
+    for value in np.unique(score):
+        same = score == value
+        ranks[same] = ranks[same].mean()
+    positives = y.sum()
+    if positives in {0, len(y)}:
+        return NAN
+    return float((ranks[y == 1].sum() - positives * (positives + 1) / 2) / (positives * (len(y) - positives)))
+
+
+def told_of(pairs: list[Asked], found: np.ndarray) -> None:
+    """Print the AUC of claims by source, of answers for the held-out ones."""
+    by_source: dict[str, list[int]] = defaultdict(list)
+    for index, one in enumerate(pairs):
+        by_source[one.source].append(index)
+    for source, places in sorted(by_source.items()):
+        rows: dict[str, tuple[float, list[float]]] = {}
+        for i in places:
+            name = pairs[i].row if source.startswith("held_") else str(i)
+            rows.setdefault(name, (pairs[i].labels[0], []))[1].append(float(found[i, 0]))
+        y = np.array([label for label, _ in rows.values()])
+        worst = np.array([(max(v) + sum(v) / len(v)) / 2 for _, v in rows.values()])
+        known = [i for i in places if not math.isnan(pairs[i].labels[1])]
+        against = auc(np.array([pairs[i].labels[1] for i in known]), found[known, 1])
+        print(
+            f"{source:18s} {len(y):5d}  AUC unsupported {auc(y, worst):.3f}  contradicted {against:.3f}",
+            flush=True,
+        )
+
+
+def everything(said: argparse.Namespace) -> list[Asked]:
+    """All pairs, those for measuring included."""
+    hand: Path = said.own
+    return (
+        public(said.data) + own(hand / "passages") + made_pairs(said.data, said.made)
+        + answers(hand / "held_out" / "grounded_answers.jsonl")
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Train as the arguments say."""
+    ask = argparse.ArgumentParser(description=__doc__)
+    ask.add_argument("--data", type=Path, required=True)
+    ask.add_argument("--own", type=Path, default=Path(__file__).parents[1] / "handwritten")
+    ask.add_argument("--heads", type=Path, required=True)
+    ask.add_argument("--out", type=Path, required=True)
+    ask.add_argument("--leave", action="store_true")
+    ask.add_argument("--epochs", type=int, default=8)
+    ask.add_argument("--made", type=int, default=2000)
+    ask.add_argument("--rate", type=float, default=1e-3)
+    said = ask.parse_args()
+    said.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(2)
+    pairs = everything(said)
+    data = Vectors(pairs, said.heads, said.out / "vectors.pkl")
+    left = [i for i, one in enumerate(pairs) if said.leave and left_out(one)]
+    unused = {*left, *(i for i, one in enumerate(pairs) if one.source.startswith("held_"))}
+    used = [i for i in range(len(pairs)) if i not in unused]
+    print(len(used), "pairs", flush=True)
+    model = train(data, used, said.epochs, said.rate, SEED)
+    name = "left" if said.leave else "model"
+    torch.save(model.state_dict(), said.out / f"{name}.pt")
+    if left:
+        told_of([pairs[i] for i in left], score(model, data, left))
+
+
+if __name__ == "__main__":
+    main()
