@@ -39,7 +39,7 @@ class ComparisonManifest(msgspec.Struct, frozen=True, kw_only=True):
 def inputs(
     words: Words, claim: Embedded, evidence: Embedded, asked: frozenset[int]
 ) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-    """What the graph is given; `asked` are the word pieces of the question. Training calls this very function.
+    """What the graph is given; `asked` are the word pieces of the question. training/encoder/comparison.py pads the same.
 
     Vectors in context and without (rows of the word table), all of length 1, of claim (n, 384) and evidence
     (m, 384); `held` and `asked` (n,) tell which pieces of the claim stand in evidence and question.
