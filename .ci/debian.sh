@@ -8,6 +8,10 @@ wanted=()
 for tool in "${!packages[@]}"; do
     command -v "$tool" > /dev/null || wanted+=("${packages[$tool]}")
 done
+# What the wheel with PostgreSQL's programs is linked to.
+for library in libxml2.so.2:libxml2 libgssapi_krb5.so.2:libgssapi-krb5-2 liblz4.so.1:liblz4-1 libzstd.so.1:libzstd1 libssl.so.3:libssl3; do
+    ldconfig -p 2> /dev/null | grep -q "${library%%:*}" || wanted+=("${library##*:}")
+done
 [ ${#wanted[@]} -eq 0 ] && { echo "debian: all here"; exit 0; }
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get > /dev/null; then
     echo "debian: left out, for want of root or apt: ${wanted[*]}" >&2

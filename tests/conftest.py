@@ -3,7 +3,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.postgres import Server, binaries, running_server
+from support.postgres import Server, running_server, unpacked
 
 LONGEST_FIRST = (
     "faults/test_faults.py",
@@ -29,7 +29,7 @@ LONGEST_FIRST = (
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         # Unpacked on first use, by whoever comes first: test processes would find half of it.
-        binaries()
+        unpacked()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

