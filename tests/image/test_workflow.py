@@ -56,8 +56,8 @@ def test_the_workflow_does_what_ci_does_here() -> None:
         "containernetworking-plugins",
     }  # a cluster's, left out there
     there = {word for line in re.findall(r"--no-install-recommends (.+)", workflow) for word in line.split()}
-    # Chromium is Chrome there, which the runner has.
-    assert here_packages - {"chromium"} <= there
+    # Chromium is Chrome there, which the runner has, and curl.
+    assert here_packages - {"chromium", "curl"} <= there
     assert "LLMOBS_TEST_CHROMIUM" in workflow
     jobs = yaml.safe_load(workflow)["jobs"]
     assert jobs["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
