@@ -98,6 +98,7 @@ def build_pipeline(
     by_example: Callable[[], frozenset[str]] = frozenset,
     *,
     allows: Allows | None = None,
+    crowded: Callable[[], bool] = lambda: False,
 ) -> Pipeline:
     """The tiers with the detectors that are installed. Adding a tier adds a folder and a line here.
 
@@ -134,7 +135,7 @@ def build_pipeline(
             ends_with_caller=True,
         ),
     )
-    return Pipeline([tier for tier in every if tier.number in tiers])
+    return Pipeline([tier for tier in every if tier.number in tiers], crowded)
 
 
 class Background:
@@ -337,6 +338,7 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
         judge=judge,
         by_example=lambda: classes_by_example(policies.current),
         allows=door.limiter.allows,
+        crowded=lambda: admission.is_crowded,
     )
     canaries = Canaries(
         pipeline,
@@ -585,7 +587,7 @@ def _traced(
     if tracing is None:
         return Screen, pipeline, store
     tracer = tracing.tracer
-    return partial(TracedScreen, tracer), TracedPipeline(pipeline.tiers, tracer), TracedJournal(store, tracer)
+    return partial(TracedScreen, tracer), TracedPipeline(pipeline, tracer), TracedJournal(store, tracer)
 
 
 async def _store_checks(store: Store) -> tuple[Check, Check]:

@@ -128,8 +128,8 @@ def _decided(span: Span, inquiry: Inquiry, screened: Screened) -> None:
 class TracedPipeline(Pipeline):
     """A span for each tier that is asked, with one event a detector."""
 
-    def __init__(self, tiers: tuple[Tier, ...], tracer: Tracer) -> None:
-        super().__init__(tiers)
+    def __init__(self, pipeline: Pipeline, tracer: Tracer) -> None:
+        super().__init__(pipeline.tiers, pipeline.crowded)
         self._tracer = tracer
 
     async def _ask(

@@ -33,5 +33,13 @@ class Selective(Protocol):
         """Why there is nothing to look at, or None to be asked."""
 
 
+@runtime_checkable
+class Instant(Protocol):
+    """A detector that looks at most subjects without waiting for anything, so that many can be looked at in turn."""
+
+    def at_once(self, subject: Subject, asked: frozenset[str]) -> Findings | None:
+        """What `detect` would say, or None where it would wait. Raises DetectorFailed like it."""
+
+
 class DetectorFailed(Exception):
     """A detector could not look; the message says why and never quotes the subject."""

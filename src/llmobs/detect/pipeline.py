@@ -8,6 +8,7 @@ import msgspec
 
 from llmobs.detect.attempt import attempt
 from llmobs.detect.detector import Detector, Selective
+from llmobs.detect.rounds import Rounds
 from llmobs.domain.decision import Standing, doubts_about, open_classes, weigh
 from llmobs.domain.detection import Failed, Ran, Report, Skipped
 from llmobs.domain.policy import Policy
@@ -46,8 +47,11 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True):
 class Pipeline:
     """Asks the detectors about a subject."""
 
-    def __init__(self, tiers: Sequence[Tier]) -> None:
+    def __init__(self, tiers: Sequence[Tier], crowded: Callable[[], bool] = lambda: False) -> None:
+        """While `crowded`, detectors that never wait are asked about all texts of a moment together."""
         self.tiers = tuple(sorted(tiers, key=lambda tier: tier.number))
+        self.crowded = crowded
+        self._rounds = Rounds(detector for tier in self.tiers for detector in tier.detectors)
         self._selective = {
             id(d): d for tier in self.tiers for d in tier.detectors if isinstance(d, Selective)
         }
@@ -130,12 +134,18 @@ class Pipeline:
             ]
         if departed is not None and tier.ends_with_caller:
             return [*[await _unless_gone(d, tier, subject, asked, departed) for d in called], *skipped]
+        ran: list[Report]
+        if tier.deadline_s is None and self.crowded():
+            found = await self._rounds.ask(called, tier.number, subject, asked)
+            ran = [
+                await attempt(d, tier.number, subject, asked, None) if report is None else report
+                for d, report in zip(called, found, strict=True)
+            ]
+            return [*ran, *skipped]
         if len(called) == 1 or tier.deadline_s is None:
             # CPU-bound siblings gain nothing from tasks of their own, and a task costs more than
             # a whole tier 1.
-            ran: list[Report] = [
-                await attempt(d, tier.number, subject, asked, tier.deadline_s) for d in called
-            ]
+            ran = [await attempt(d, tier.number, subject, asked, tier.deadline_s) for d in called]
             return [*ran, *skipped]
         async with asyncio.TaskGroup() as group:
             tasks = [

@@ -85,6 +85,11 @@ class Admission:
         """Requests of one text that are not answered yet."""
 
     @property
+    def is_crowded(self) -> bool:
+        """Whether more than one text is inside."""
+        return self.inside + self._items_inside > 1
+
+    @property
     def waiting(self) -> int:
         """Single texts that wait for their turn, and items of batches that are not answered."""
         return len(self._singles) + self._items_inside

@@ -47,6 +47,10 @@ class LexicalDetector:
 
     async def detect(self, subject: Subject, asked: frozenset[str]) -> Findings:
         """Scores of the classes that this kind of text can have."""
+        return self.at_once(subject, asked)
+
+    def at_once(self, subject: Subject, asked: frozenset[str]) -> Findings:
+        """See Instant."""
         scores = self._classifier.scores(subject.text, prompt=subject.kind is Kind.PROMPT)
         compared = bool(subject.documents or subject.reference)
         silence = {name: scores[index] for index, name in self._speaks[subject.kind, compared]}

@@ -32,10 +32,15 @@ class RulesDetector:
 
     async def detect(self, subject: Subject, asked: frozenset[str]) -> Findings:
         """All hits; rules on trial apart."""
-        rules = self._book.current
-        if len(subject.text) <= INLINE_CHARS:
-            return _examine(rules, subject)
-        return await anyio.to_thread.run_sync(_examine, rules, subject, limiter=self._limiter)
+        found = self.at_once(subject, asked)
+        if found is None:
+            rules = self._book.current
+            found = await anyio.to_thread.run_sync(_examine, rules, subject, limiter=self._limiter)
+        return found
+
+    def at_once(self, subject: Subject, asked: frozenset[str]) -> Findings | None:
+        """See Instant."""
+        return _examine(self._book.current, subject) if len(subject.text) <= INLINE_CHARS else None
 
 
 def _examine(rules: RuleSet, subject: Subject) -> Findings:
@@ -70,6 +75,10 @@ class GuardsDetector:
 
     async def detect(self, subject: Subject, asked: frozenset[str]) -> Findings:
         """What no rule can say because the characters do not show."""
+        return self.at_once(subject, asked)
+
+    def at_once(self, subject: Subject, asked: frozenset[str]) -> Findings:
+        """See Instant."""
         found = guard_findings(subject.text)
         if not found:
             return _NOTHING
@@ -95,6 +104,10 @@ class FormattingDetector:
 
     async def detect(self, subject: Subject, asked: frozenset[str]) -> Findings:
         """Nothing for prompts: a user may write as they like."""
+        return self.at_once(subject, asked)
+
+    def at_once(self, subject: Subject, asked: frozenset[str]) -> Findings:
+        """See Instant."""
         if subject.kind is Kind.PROMPT:
             return _NOTHING
         found = formatting_problems(subject.text)
