@@ -15,6 +15,7 @@ import msgspec
 from llmobs.domain.decision import JUDGE_TIER
 from llmobs.domain.detection import Failed, Findings, Ran, Report
 from llmobs.domain.policy import Policy
+from llmobs.domain.record import Told, told
 from llmobs.domain.subject import Kind
 from llmobs.domain.verdict import Decision, Verdict
 
@@ -29,12 +30,14 @@ Generation = tuple[object, ...]
 """What verdicts rest on beside the policy, told apart by identity: the rules, the policies."""
 
 
-class Known(msgspec.Struct, frozen=True):
+class Known(msgspec.Struct):
     """What was decided of an equal request."""
 
     decision: Decision
     coverage: tuple[Report, ...]
     """Says of each detector that ran that it did so then."""
+    told: Told | None = None
+    """What records say of it, from the second equal request on."""
 
 
 class Remembered:
@@ -79,7 +82,10 @@ class Remembered:
             return None
         self._entries.move_to_end(key)
         self._count("result_cache_lookups", ("hit",))
-        return found[0]
+        known = found[0]
+        if known.told is None:
+            known.told = told(known.decision, known.coverage)
+        return known
 
     def put(self, key: bytes, verdict: Verdict, made_under: Generation) -> None:
         """Keep a verdict, if it may be kept and nothing was reloaded since its making began."""

@@ -20,7 +20,7 @@ from llmobs.detect.pipeline import Departed, Pipeline
 from llmobs.domain.decision import decide
 from llmobs.domain.detection import Ran, Report
 from llmobs.domain.policy import Policy
-from llmobs.domain.record import Record, coverage_entry, evidence_entry
+from llmobs.domain.record import Record, Told, told
 from llmobs.domain.redaction import masked
 from llmobs.domain.risk import Action
 from llmobs.domain.subject import Kind, Span, subject_from_context
@@ -159,10 +159,10 @@ class Screen:
                 return _replay(inquiry, first)
         if CAN_WAIT.get():
             async with self._items:
-                verdict = await self._verdict(policy, inquiry, person)
+                verdict, said = await self._verdict(policy, inquiry, person)
         else:
-            verdict = await self._verdict(policy, inquiry, person)
-        record = await self._record(inquiry, verdict, person)
+            verdict, said = await self._verdict(policy, inquiry, person)
+        record = await self._record(inquiry, verdict, person, said)
         receipt = await self._journal.append(record)
         if receipt.duplicate_of is not None:
             return _replay(inquiry, receipt.duplicate_of)
@@ -178,20 +178,22 @@ class Screen:
         named = None if self._persons is None else named_person(inquiry.context)
         return None if named is None or self._persons is None else self._persons.key_of(named)
 
-    async def _verdict(self, policy: Policy, inquiry: Inquiry, person: str | None) -> Verdict:
-        """From memory, where an equal request was examined before.
+    async def _verdict(
+        self, policy: Policy, inquiry: Inquiry, person: str | None
+    ) -> tuple[Verdict, Told | None]:
+        """From memory, with what records say of it, where an equal request was examined before.
 
         What names a person is not remembered: other processes would go on serving it after an erasure.
         """
         remembered = self._remembered
         if remembered is None or person is not None:
-            return await examine(self._pipeline, policy, inquiry, person)
+            return await examine(self._pipeline, policy, inquiry, person), None
         started = perf_counter()
         generation = remembered.generation()
         key = key_of(inquiry.text, inquiry.kind, inquiry.context, policy, inquiry.client_id)
         known = remembered.get(key)
         if known is not None:
-            return Verdict(
+            verdict = Verdict(
                 request_id=new_request_id(),
                 decision=known.decision,
                 coverage=known.coverage,
@@ -199,12 +201,17 @@ class Screen:
                 policy_version=policy.version,
                 processing_time_ms=(perf_counter() - started) * 1000,
             )
+            return verdict, known.told
         verdict = await examine(self._pipeline, policy, inquiry)
         remembered.put(key, verdict, generation)
-        return verdict
+        return verdict, None
 
-    async def _record(self, inquiry: Inquiry, verdict: Verdict, person: str | None) -> Record:
+    async def _record(
+        self, inquiry: Inquiry, verdict: Verdict, person: str | None, said: Told | None = None
+    ) -> Record:
         decision = verdict.decision
+        if said is None:
+            said = told(decision, verdict.coverage)
         text, context = await self._kept(inquiry, verdict.coverage)
         return Record(
             request_id=verdict.request_id,
@@ -221,9 +228,9 @@ class Screen:
             failure_class=decision.failure_class,
             severity=decision.severity,
             explanation=decision.explanation,
-            scores={name: round(score, 4) for name, score in decision.scores.items()},
-            evidence=tuple(evidence_entry(piece) for piece in decision.evidence),
-            coverage=tuple(coverage_entry(report) for report in verdict.coverage),
+            scores=said.scores,
+            evidence=said.evidence,
+            coverage=said.coverage,
             degraded=decision.degraded,
             policy_id=verdict.policy_id,
             policy_version=verdict.policy_version,

@@ -1,5 +1,6 @@
 """What is kept of one request: the row of `detection_logs`, and all that an answer needs."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -9,6 +10,7 @@ import msgspec
 from llmobs.domain.detection import Evidence, Failed, Ran, Report, Skipped
 from llmobs.domain.risk import Action, Severity
 from llmobs.domain.subject import Kind
+from llmobs.domain.verdict import Decision
 
 
 class EvidenceEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -130,6 +132,23 @@ def coverage_entry(report: Report) -> CoverageEntry:
                 reason=report.reason,
                 ms=round(report.ms, 3),
             )
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """What a record says of a decision and its reports."""
+
+    scores: dict[str, float]
+    evidence: tuple[EvidenceEntry, ...]
+    coverage: tuple[CoverageEntry, ...]
+
+
+def told(decision: Decision, coverage: Iterable[Report]) -> Told:
+    """As a record has it: flat, and rounded to what means something."""
+    return Told(
+        scores={name: round(score, 4) for name, score in decision.scores.items()},
+        evidence=tuple([evidence_entry(piece) for piece in decision.evidence]),
+        coverage=tuple([coverage_entry(report) for report in coverage]),
+    )
 
 
 @cache

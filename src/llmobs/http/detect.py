@@ -61,12 +61,25 @@ async def answer_detect(
 ) -> JsonAnswer:
     """The answer to one text; `line` gets what the request's log line says of it. Raises Problem."""
     parts.admission.enter()
+    settings = parts.settings
+    most = _largest_item(parts)
+    body: bytes | None = None
     try:
-        async with asyncio.timeout(parts.settings.request_timeout_seconds):
-            body, key = await _json_body(parts, scope, receive, _largest_item(parts))
+        key = _idempotency_key(scope, most)
+        # One timer for both limits: a timer costs as much as the look into the memory of verdicts.
+        async with asyncio.timeout(
+            min(settings.body_timeout_seconds, settings.request_timeout_seconds)
+        ) as limit:
+            last = (limit.when() or 0.0) + max(
+                0.0, settings.request_timeout_seconds - settings.body_timeout_seconds
+            )
+            body = await _whole_body(receive, most)
+            limit.reschedule(last)
             await parts.admission.turn()
             screened = await _screen(parts, who, body, key, Departure(receive))
     except TimeoutError:
+        if body is None and settings.body_timeout_seconds <= settings.request_timeout_seconds:
+            raise _body_late(parts) from None
         raise _too_late(parts) from None
     finally:
         parts.admission.leave()
@@ -221,7 +234,21 @@ def _largest_item(parts: Services) -> int:
 async def _json_body(
     parts: Services, scope: "Scope", receive: "Receive", most: int
 ) -> tuple[bytes, str | None]:
-    """The body, bounded, and the idempotency key. Headers are read in one pass: this path is hot."""
+    """The body, bounded, and the idempotency key."""
+    key = _idempotency_key(scope, most)
+    try:
+        async with asyncio.timeout(parts.settings.body_timeout_seconds):
+            return await _whole_body(receive, most), key
+    except TimeoutError:
+        raise _body_late(parts) from None
+
+
+def _body_late(parts: Services) -> BodyTimeout:
+    return BodyTimeout(f"The body did not come within {parts.settings.body_timeout_seconds:g} s.")
+
+
+def _idempotency_key(scope: "Scope", most: int) -> str | None:
+    """The key, of a request whose headers announce a body that can be read. One pass: this path is hot."""
     media_type = b""
     announced = b""
     key: bytes | None = None
@@ -239,13 +266,7 @@ async def _json_body(
         raise ParameterInvalid("Idempotency-Key must be 1 to 255 visible ASCII characters.")
     if announced.isdigit() and int(announced) > most:
         raise TextTooLong(f"The body has {announced.decode()} bytes; at most {most} are taken.")
-    seconds = parts.settings.body_timeout_seconds
-    try:
-        async with asyncio.timeout(seconds):
-            body = await _whole_body(receive, most)
-    except TimeoutError:
-        raise BodyTimeout(f"The body did not come within {seconds:g} s.") from None
-    return body, None if key is None else key.decode("ascii")
+    return None if key is None else key.decode("ascii")
 
 
 async def _whole_body(receive: "Receive", most: int) -> bytes:

@@ -583,6 +583,8 @@ class Telemetry:
         )
         meter = self._provider.get_meter(SCOPE, __version__)
         self._tallies: dict[str, dict[tuple[str, ...], float]] = {}
+        self._labels: dict[tuple[int, str, type[Report], bool], tuple[str, str, str]] = {}
+        """Of the reports met so far: what ran or was skipped, of which there are few."""
         self.gauges: dict[str, Callable[[], Iterable[tuple[tuple[str, ...], float]]]] = {}
         """Where the gauges read their values; set by whoever owns the value."""
         for metric in METRICS.values():
@@ -698,7 +700,14 @@ class Telemetry:
         self._histograms.record("detection_processing_time", (tier,), verdict.processing_time_ms / 1000)
         reports = tallies["detector_reports"]
         for report in verdict.coverage:
-            reports[str(report.tier), report.detector, _status(report)] += 1
+            kind = type(report)
+            key = (report.tier, report.detector, kind, isinstance(report, Ran) and report.cached)
+            labels = self._labels.get(key)
+            if labels is None:
+                labels = (str(report.tier), report.detector, _status(report))
+                if kind is not Failed:  # there are two ways to fail
+                    self._labels[key] = labels
+            reports[labels] += 1
         if decision.evidence:
             for source, trial in {(piece.source, piece.trial) for piece in decision.evidence}:
                 if source.startswith("rule:"):
