@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmobs.detect.tier1_patterns.book import load_rules
-from llmobs.detect.tier1_patterns.literals import LONG_RUN, required_words
+from llmobs.detect.tier1_patterns.literals import LONG_RUN, at_start_only, required_words
 from llmobs.detect.tier1_patterns.normalise import View
 from llmobs.detect.tier1_patterns.prefilter import Prefilter
 from llmobs.detect.tier1_patterns.proofs import marked
@@ -33,6 +33,35 @@ def test_no_rule_is_left_out_on_any_example_of_any_rule() -> None:
     assert len(examples) > 1000
     wrong = {example: missed for example in examples if (missed := _missed(marked(example)[0]))}
     assert wrong == {}
+
+
+def test_no_rule_is_left_out_where_numbers_are_spread_and_joined() -> None:
+    source = random.Random(11)
+    pieces = [marked(e)[0] for rule in RULES for e in rule.rule.match if sum(map(str.isdigit, e)) > 3]
+    assert len(pieces) > 100
+    for piece in source.sample(pieces, 50):
+        for sign in (" ", "\u00a0", "\u2011", "\t", "/", "+1 (", ". "):
+            at = source.randrange(len(piece))
+            assert _missed(piece[:at] + sign + piece[at:]) == []
+            assert _missed(piece.replace(" ", sign)) == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "only"),
+    [
+        (r"^\s*or\b", True),
+        (r"(?i)^(?:a|b)", True),
+        (r"(?im)^a", False),
+        (r"^a|b", False),
+        (r"^a|^b", True),
+        (r"(?:^|x)a", False),
+        (r"\b^a", True),
+        (r"a^", False),
+        (r"(?:^a)?b", False),
+    ],
+)
+def test_patterns_that_match_at_the_start_alone_are_known(pattern: str, only: bool) -> None:
+    assert at_start_only(pattern) is only
 
 
 def test_no_rule_is_left_out_on_mixtures_of_examples() -> None:
@@ -66,7 +95,13 @@ def test_no_rule_is_left_out_on_labelled_texts() -> None:
         (r"(?:abcd){2,}", [{"abcd"}]),
         (r"x|longer", []),
         (r"shorter|longer", [{"shorter", "longer"}]),
-        (r"\d{3}-\d{4}", [{"\0digits 7"}]),
+        (r"\d{3}-\d{4}", [{"\0digits 7"}, {"\0dense 7"}]),
+        (r"[0-9]{4}(?:[ -]?[0-9]{4}){2}x?", [{"\0digits 12"}, {"\0dense 12"}]),
+        (r"\d{3}[a-z]\d{3}", [{"\0digits 6"}, {"\0dense 3"}]),
+        (r"(?:\d{3} \d{3}|\d{9})z", [{"\0digits 6"}, {"\0dense 6"}]),
+        (r"(?:\d,){4}", [{"\0digits 4"}]),
+        (r"(?:\d\.){4}", [{"\0dense 4"}]),
+        (r"[\x{17f}\d]{9}", []),
         (r"[^a]bcde", [{"bcde"}]),
         (r"\x{43f}\x{430}\x{440}", [{"пар"}]),
         (r"a.*?needle", [{"needle"}]),

@@ -25,6 +25,19 @@ from .heads import Heads
 from .singles import HEADS, SEED, Row, compose
 
 OWN_WEIGHT = 1.5
+MORE = {
+    "paradetox": 900,
+    "davidson_tweets": 700,
+    "crows_pairs": 400,
+    "cyberseceval_pi_ml": 435,
+    "surge_toxicity": 500,
+    "toxigen_seeds": 400,
+    "deepset": 400,
+    "bipia_train": 500,
+    "xquad_passages": 400,
+    "mgsm": 300,
+}
+"""Rows of sources of which an even share let go what was learnt before, or which are in other languages."""
 PARTS = ("qkv", "out", "up", "down")
 
 
@@ -65,7 +78,7 @@ def chosen(rows: list[Row], most: int, chance: random.Random) -> list[Row]:
     share, taken = most // len(by_source), []
     for source in sorted(by_source):
         found = by_source[source]
-        taken += chance.sample(found, min(len(found), share))
+        taken += chance.sample(found, min(len(found), MORE.get(source, share)))
     print(len(own), "own rows,", len(taken), "of", len(by_source), "other sources", flush=True)
     return own + taken
 
