@@ -22,8 +22,6 @@ LEAST_SHARE = 0.02
 written = " ".join(path.read_text(encoding="utf-8") for path in RULES.glob("*.toml")).lower()
 # Parts of words count as well, for that is how they are looked for.
 words = {run[:end] for run in re.findall(r"[^\W\d_]{2,}", written) for end in range(2, len(run) + 1)}
-TOKEN = "\x02"  # marks whole words (tier1_patterns/literals.py)
-wanted = set(re.findall(r"[a-z0-9_]+", written))
 found: Counter[str] = Counter()
 texts = 0
 for path in sorted((DATA / "benign").glob("*.jsonl.gz")):
@@ -36,7 +34,6 @@ for path in sorted((DATA / "benign").glob("*.jsonl.gz")):
                 for end in range(start + 2, min(len(run), start + 14) + 1):
                     parts.add(run[start:end])
         found.update(parts & words)
-        found.update(TOKEN + word for word in wanted & set(re.findall(r"[a-z0-9_]+", text)))
 kept = {w: round(n / texts, 3) for w, n in sorted(found.items()) if n / texts >= LEAST_SHARE}
 (RULES / "word_frequencies.json").write_text(json.dumps(kept, ensure_ascii=False) + "\n", encoding="utf-8")
 print(f"{len(kept)} of {len(words)} words occur in at least {LEAST_SHARE:.1%} of {texts} texts")

@@ -8,14 +8,12 @@ gitleaks; the sets are derived from the patterns, so that no author can forget o
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from functools import cache, lru_cache
 from importlib.resources import files
 from itertools import product
-from typing import Any
 
 import msgspec
-import re2
 
 LEAST = 3
 """Bytes: shorter words that nobody counted are taken to occur everywhere."""
@@ -27,9 +25,6 @@ MOST_CLAUSES = 4
 COMMON_WORD = 0.05
 RARE = 0.002
 """What a word counts for that ordinary texts hardly hold."""
-FREQUENT_WORD = 0.03
-RARE_WORD = 0.01
-"""What a whole word counts for at most that was not counted as frequent."""
 MOST_PRODUCT = 64
 """Spellings followed through a sequence before it is split."""
 
@@ -83,12 +78,6 @@ _PSEUDO = (
 SIGNS: Words = frozenset(_SIGNS)
 """Signs that are told without a search, so that it pays to ask for them however common they are."""
 
-EDGE = "\x01"
-"""Stands in a literal for the edge of a word: nothing is matched, and what stands on one side at least is no letter, digit or
-underscore."""
-TOKEN = "\x02"
-"""Before a word that must stand as a whole word in the text, told from the text's words without a search."""
-
 _EMPTY: Words = frozenset({""})
 _NO_WORDS: Words = frozenset()
 
@@ -108,63 +97,11 @@ class _Part(msgspec.Struct, frozen=True):
     """Digits that a match holds at least with nothing but separators between them; of a pure part, all of them."""
     at_start: bool = False
     """The part matches at the start of the text only."""
-    opens: bool = False
-    """Its first character is never one of a word, or it begins with an edge. This and what follows are of parts that are not
-    `exact`; of others the strings tell it."""
-    may_open: bool = False
-    """The same, or it matches nothing."""
-    closes: bool = False
-    """Likewise its last character."""
-    may_close: bool = False
 
 
 _ANYTHING = _Part(None)
 _NOTHING = _Part(_EMPTY, pure=True)
-_BOUND = _Part(frozenset({EDGE}), pure=True)
-_START = _Part(frozenset({EDGE}), pure=True, at_start=True)
-_GAP: dict[str, Any] = {"opens": True, "may_open": True, "closes": True, "may_close": True}
-
-
-def _opens(part: _Part) -> bool:
-    return part.opens if part.exact is None else all(one and not _is_word(one[0]) for one in part.exact)
-
-
-def _may_open(part: _Part) -> bool:
-    return part.may_open if part.exact is None else all(not one or not _is_word(one[0]) for one in part.exact)
-
-
-def _closes(part: _Part) -> bool:
-    return part.closes if part.exact is None else all(one and not _is_word(one[-1]) for one in part.exact)
-
-
-def _may_close(part: _Part) -> bool:
-    return (
-        part.may_close if part.exact is None else all(not one or not _is_word(one[-1]) for one in part.exact)
-    )
-
-
-def _begins_with_edge(parts: Sequence[_Part]) -> bool:
-    """Whether what the parts match in turn begins where no word goes on."""
-    for part in parts:
-        if _opens(part):
-            return True
-        if not _may_open(part):
-            return False
-    return False
-
-
-def _ends_with_edge(parts: Sequence[_Part]) -> bool:
-    for part in reversed(parts):
-        if _closes(part):
-            return True
-        if not _may_close(part):
-            return False
-    return False
-
-
-def _is_word(char: str) -> bool:
-    """As RE2 has it at the edges of words."""
-    return char.isascii() and (char.isalnum() or char == "_")
+_START = _Part(_EMPTY, pure=True, at_start=True)
 
 
 class _Unsupported(Exception):
@@ -204,31 +141,12 @@ def _clauses(part: _Part) -> Clauses:
     dense = max((step for step in DENSE_STEPS if step <= part.dense), default=0)
     if dense:
         known.add(frozenset({dense_word(dense)}))
-    looked_for = (frozenset(map(_key, words)) for words in known if words and len(words) <= MOST_WORDS)
     telling = {
         words if share_of_texts(words) < USELESS else _signs_of(words)
-        for words in looked_for
-        if "" not in words
+        for words in known
+        if words and "" not in words and len(words) <= MOST_WORDS
     } - {_NO_WORDS}
     return tuple(telling if len(telling) < 2 else sorted(telling, key=_rank)[:MOST_CLAUSES])
-
-
-@lru_cache(maxsize=65_536)
-def _key(literal: str) -> str:
-    """What is looked for where a match holds the literal: a whole word of it, if it has one that few texts hold."""
-    if literal.startswith(("\0", TOKEN)):
-        return literal
-    plain = literal.replace(EDGE, "")
-    whole = [TOKEN + word for word in _WHOLE.findall(literal)]
-    if not whole or _is_told(plain):
-        return plain
-    best = min(whole, key=lambda word: (_share_of(word), -len(word)))
-    # Words of the text are told at no cost; a search for letters pays where they are rarer by far.
-    return plain if _share_of(best) > FREQUENT_WORD and _share_of(plain) < _share_of(best) else best
-
-
-def _is_told(word: str) -> bool:
-    return word in SIGNS or word.startswith("\0")
 
 
 def _signs_of(words: Words) -> Words:
@@ -255,9 +173,6 @@ def _share_of(word: str) -> float:
     known = _PSEUDO.get(word) or _frequencies().get(word)
     if known is not None:
         return known
-    if word.startswith(TOKEN):
-        # No more often than the letters anywhere; short words are counted.
-        return min(_share_of(word[1:]), RARE_WORD)
     signs = [_SIGNS[char] for char in word if char in _SIGNS]
     if signs and len(word) < LEAST:
         return min(signs)
@@ -300,12 +215,11 @@ class _Parser:
             self._at = found.end()
         return found
 
-    def _alternatives(self, *, after_edge: bool = False) -> _Part:
-        """`after_edge`: no word goes on into what is parsed."""
-        branches = [self._sequence(after_edge=after_edge)]
+    def _alternatives(self) -> _Part:
+        branches = [self._sequence()]
         while self._peek("|"):
             self._at += 1
-            branches.append(self._sequence(after_edge=after_edge))
+            branches.append(self._sequence())
         if len(branches) == 1:
             return branches[0]
         exact: Words | None = None
@@ -320,20 +234,17 @@ class _Parser:
             pure=all(branch.pure for branch in branches),
             dense=min(branch.dense for branch in branches),
             at_start=all(branch.at_start for branch in branches),
-            opens=all(map(_opens, branches)),
-            may_open=all(map(_may_open, branches)),
-            closes=all(map(_closes, branches)),
-            may_close=all(map(_may_close, branches)),
         )
 
-    def _sequence(self, *, after_edge: bool) -> _Part:
-        parts = self._parts(after_edge=after_edge)
-        running: Words = frozenset({EDGE}) if after_edge else _EMPTY
-        known = [_BOUND if after_edge else _NOTHING, *parts]
+    def _sequence(self) -> _Part:
+        running: Words = _EMPTY
         whole = pure = True
         needed: list[Words] = []
         digits = dense = stretch = 0
-        for index, part in enumerate(parts):
+        at_start: bool | None = None
+        for part in self._parts():
+            if at_start is None and part != _NOTHING:
+                at_start = part.at_start
             digits += part.digits
             if part.pure:
                 stretch += part.digits
@@ -345,35 +256,21 @@ class _Parser:
                 running = frozenset(a + b for a, b in product(running, part.exact))
                 continue
             whole = False
-            after = EDGE if _begins_with_edge(parts[index:]) else ""
-            needed += [frozenset(word + after for word in running), *part.needed]
-            before = EDGE if _ends_with_edge(known[: index + 1]) else ""
-            if part.exact is not None:
-                running = frozenset(before + word for word in part.exact)
-            else:
-                running = frozenset({EDGE}) if _ends_with_edge(known[: index + 2]) else _EMPTY
+            needed += [running, *part.needed]
+            running = _EMPTY if part.exact is None else part.exact
         return _Part(
             running if whole else None,
             (*needed, running),
             digits,
             pure=pure,
             dense=dense,
-            at_start=next((part.at_start for part in parts if part not in (_NOTHING, _BOUND)), False),
-            opens=_begins_with_edge(parts),
-            may_open=_begins_with_edge(parts) or all(map(_may_open, parts)),
-            closes=_ends_with_edge(parts),
-            may_close=_ends_with_edge(parts) or all(map(_may_close, parts)),
+            at_start=bool(at_start),
         )
 
-    def _parts(self, *, after_edge: bool) -> list[_Part]:
-        parts = [_BOUND] if after_edge else []
+    def _parts(self) -> Iterator[_Part]:
         while self._at < len(self._pattern) and self._pattern[self._at] not in "|)":
             run = self._take(_RUN)
-            if run is None:
-                parts.append(self._repeated(self._atom(after_edge=_ends_with_edge(parts))))
-            else:
-                parts.append(_words(run.group()))
-        return parts[1:] if after_edge else parts
+            yield self._repeated(self._atom()) if run is None else _words(run.group())
 
     def _repeated(self, part: _Part) -> _Part:
         counts = self._take(_QUANTIFIER)
@@ -387,17 +284,11 @@ class _Parser:
         if high == 1 and part.exact is not None:
             return _Part(part.exact | _EMPTY, pure=part.pure)
         if low == 0:
-            return _Part(None, pure=part.pure, may_open=_may_open(part), may_close=_may_close(part))
-        edges: dict[str, Any] = {
-            "opens": _opens(part),
-            "may_open": _may_open(part),
-            "closes": _closes(part),
-            "may_close": _may_close(part),
-        }
+            return _Part(None, pure=part.pure)
         digits = part.digits * low
         dense = digits if part.pure else part.dense
         if part.token and low >= LONG:
-            return _Part(None, (frozenset({LONG_RUN}),), digits, pure=part.pure, dense=dense, **edges)
+            return _Part(None, (frozenset({LONG_RUN}),), digits, pure=part.pure, dense=dense)
         return _Part(
             None,
             part.needed if part.exact is None else (*part.needed, part.exact),
@@ -405,13 +296,12 @@ class _Parser:
             pure=part.pure,
             dense=dense,
             at_start=part.at_start,
-            **edges,
         )
 
-    def _atom(self, *, after_edge: bool) -> _Part:
+    def _atom(self) -> _Part:
         char = self._pattern[self._at]
         if char == "(":
-            return self._group(after_edge=after_edge)
+            return self._group()
         if char == "[":
             return self._class()
         if char == "\\":
@@ -420,19 +310,19 @@ class _Parser:
         if char == ".":
             return _ANYTHING
         if char in "^$":
-            return _START if char == "^" and not self._by_lines else _BOUND
+            return _START if char == "^" and not self._by_lines else _NOTHING
         if char in "*+?" or (char == "{" and _QUANTIFIER.match(self._pattern, self._at - 1)):
             raise _Unsupported
         return _word(char)
 
-    def _group(self, *, after_edge: bool) -> _Part:
+    def _group(self) -> _Part:
         flags = self._take(_FLAGS)
         if flags is not None:
             if flags["colon"] is None:
                 return _NOTHING
         elif self._take(_NAMED) is None and self._take(_PLAIN) is None:
             raise _Unsupported
-        found = self._alternatives(after_edge=after_edge)
+        found = self._alternatives()
         if not self._peek(")"):
             raise _Unsupported
         self._at += 1
@@ -455,20 +345,15 @@ class _Parser:
             token=_TOKEN_CLASS.fullmatch(found.group()) is not None,
             pure=digit or _PURE_CLASS.fullmatch(found.group()) is not None,
             dense=int(digit),
-            **(_GAP if _holds_no_word(found.group()) else {}),
         )
 
     def _escape(self) -> _Part:
-        edge = self._take(_EDGE)
-        if edge is not None:
-            return {"\\B": _NOTHING, "\\A": _START}.get(edge.group(), _BOUND)
+        if self._take(_EDGE):
+            return _NOTHING
         kind = self._take(_KIND)
         if kind is not None:
             digit = kind.group() == r"\d"
-            gap: dict[str, Any] = _GAP if kind.group() in (r"\s", r"\W") else {}
-            return _Part(
-                None, digits=int(digit), pure=digit or kind.group() == r"\s", dense=int(digit), **gap
-            )
+            return _Part(None, digits=int(digit), pure=digit or kind.group() == r"\s", dense=int(digit))
         code = self._take(_CODE)
         if code is not None:
             return _word(chr(int(code[1] or code[2], 16)))
@@ -488,17 +373,6 @@ def _of_chars(chars: Words) -> _Part:
     """One of a few characters."""
     digits = int(all(char.isdecimal() and char.isascii() for char in chars))
     return _Part(chars, digits=digits, pure=all(map(_is_pure, chars)), dense=digits)
-
-
-@lru_cache(maxsize=4096)
-def _holds_no_word(members: str) -> bool:
-    """Whether a class of characters holds none of a word, whatever the case."""
-    options = re2.Options()
-    options.log_errors = False
-    try:
-        return re2.compile("(?i)" + members, options).search(_WORD_CHARS) is None
-    except re2.error:
-        return False
 
 
 def _is_pure(char: str) -> bool:
@@ -528,8 +402,6 @@ def _plain(member: str) -> str:
     return member.removeprefix("\\") or member
 
 
-_WORD_CHARS = "abcdefghijklmnopqrstuvwxyz0123456789_"
-_WHOLE = re.compile(r"(?<=[^0-9a-z_])[0-9a-z_]+(?=[^0-9a-z_])")
 _QUANTIFIER = re.compile(r"(?:(?P<sign>[*+?])|\{(?P<least>\d+)(?P<comma>,)?(?P<most>\d+)?\})\??")
 _RUN = re.compile(r"[^\\\[\](){}|.*+?^$]{2,}(?![*+?{])")
 """More than one plain character, none of them repeated."""

@@ -17,7 +17,6 @@ import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from collections.abc import Set as AbstractSet
 from functools import cache
 from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
@@ -29,13 +28,6 @@ from llmobs.detect.tier1_patterns.shape import Shape
 from llmobs.domain.subject import Span
 
 VIEWS = ("raw", "folded", "leet", "spaced", "unescaped", "decoded")
-
-
-_SMALL = bytes(
-    byte if (chr(byte).isalnum() and byte < 128) or byte == 0x5F else 0x20
-    for byte in bytes(range(256)).lower()
-)
-_FOLDED_INTO_ASCII = (("\u212a".encode(), b"k"), ("\u017f".encode(), b"s"))
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -67,7 +59,6 @@ class View:
         "_pieces",
         "_shape",
         "_source",
-        "_words",
         "checked",
         "name",
         "text",
@@ -91,7 +82,6 @@ class View:
         """Checks by the values that were put to them: the views of a text share most of their values."""
         self._known: dict[Any, bool] = {}
         self._shape: Shape | None = None
-        self._words: AbstractSet[bytes] | None = None
 
     @property
     def encoded(self) -> bytes:
@@ -99,19 +89,6 @@ class View:
         if self._encoded is None:
             self._encoded = self.text.encode()
         return self._encoded
-
-    @property
-    def words(self) -> AbstractSet[bytes]:
-        """The words of the view in small letters: runs of ASCII letters, digits and underscores, as RE2 parts them."""
-        if self._words is None:
-            encoded = self.encoded
-            words = set(encoded.translate(_SMALL).split())
-            for sign, letter in _FOLDED_INTO_ASCII:
-                if sign in encoded:
-                    # Where case does not matter RE2 takes it for the letter; by itself it ends a word.
-                    words.update(encoded.replace(sign, letter).translate(_SMALL).split())
-            self._words = words
-        return self._words
 
     @property
     def shape(self) -> Shape:

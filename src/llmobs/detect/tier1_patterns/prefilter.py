@@ -23,7 +23,6 @@ from llmobs.detect.tier1_patterns.literals import (
     LONG_RUN,
     SEPARATORS,
     SIGNS,
-    TOKEN,
     TOKEN_RUN,
     Clauses,
     Words,
@@ -287,20 +286,13 @@ class _Calls:
             self._needed[index] = needed
             if not called:
                 self._gated.setdefault(needed, []).append(index)
-        whole = [word for word in bits if word.startswith(TOKEN)]
-        self._whole = {word[1:].encode(): (bits[word], tuple(calls.get(word, ()))) for word in whole}
-        anywhere = [word for word in bits if not word.startswith(TOKEN)]
-        self._known = [(bits[word], tuple(calls.get(word, ()))) for word in anywhere]
-        self._words = AhoCorasick(anywhere) if anywhere else None
+        self._known = [(bits[word], tuple(calls.get(word, ()))) for word in bits]
+        self._words = AhoCorasick(list(bits)) if bits else None
 
     def possible(self, view: View, signs: int) -> list[int]:
         """The patterns whose needs the view meets; `signs` as `_Signs.seen` tells them."""
         seen = signs
         called: set[int] = set()
-        for whole in self._whole.keys() & view.words:
-            bits, callees = self._whole[whole]
-            seen |= bits
-            called.update(callees)
         if self._words is not None:
             known = self._known
             matches = self._words.find_matches_as_indexes(view.text.lower(), overlapping=True)
