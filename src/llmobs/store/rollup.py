@@ -80,6 +80,23 @@ async def count(connection: AsyncConnection, first: int, last: int) -> None:
     await connection.execute(insert(rolled_buckets), [{"bucket": bucket} for bucket in wanted])
 
 
+async def oldest(connection: AsyncConnection) -> int | None:
+    """The bucket of the oldest verdict in the log; None where there is none."""
+    found = await connection.scalar(select(func.min(detection_logs.c.created_at)))
+    return None if found is None else bucket_of(found)
+
+
+async def mark_empty(connection: AsyncConnection, first: int, last: int) -> None:
+    """Mark the buckets from `first` to `last` in the caller's transaction, unless a verdict has come into them."""
+    await _alone(connection)
+    created = detection_logs.c.created_at
+    within = select(1).where(created >= begin_of(first), created < begin_of(last + 1)).limit(1)
+    if await connection.scalar(within) is None:
+        marks = [{"bucket": bucket} for bucket in await uncounted(connection, first, last)]
+        if marks:
+            await connection.execute(insert(rolled_buckets), marks)
+
+
 async def grouped(
     connection: AsyncConnection,
     view: View,

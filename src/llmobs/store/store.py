@@ -1,6 +1,7 @@
 """The record as the rest of the service sees it: append, look up, count."""
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +28,8 @@ SEARCH_SECONDS = 1.0
 """Time after which a search that has found nothing yet answers so, with a cursor to go on from."""
 ROLL_SECONDS = 0.1
 """How long a transaction that counts may take before the next is made shorter."""
+EMPTY_BUCKETS = 600
+"""Buckets older than the first verdict that are marked in one transaction."""
 DECIDED_ROWS = 250
 """Rows of a chunk whose scores and evidence are unpacked on the event loop: some milliseconds."""
 AGED_BUCKETS = 4
@@ -221,6 +224,9 @@ class Store:
         first = rollup.bucket_of(now - rollup.KEPT)
         async with self._database.transaction() as connection:
             waiting = await rollup.uncounted(connection, first, last)
+            oldest = await rollup.oldest(connection) if waiting else None
+        begun = len(waiting) if oldest is None else bisect_left(waiting, oldest)
+        empty, waiting = waiting[:begun], waiting[begun:]
         done, size = 0, 1
         while done < len(waiting):
             some = waiting[max(0, len(waiting) - done - size) : len(waiting) - done]
@@ -230,9 +236,13 @@ class Store:
             took = perf_counter() - started
             size = min(60, size * 2) if took < ROLL_SECONDS else max(1, size // 2)
             await asyncio.sleep(took)  # whoever answers requests comes first
-        if waiting:
+        # A new database has a month of them before its first verdict; counted like the others they kept it busy for seconds.
+        for at in range(0, len(empty), EMPTY_BUCKETS):
+            some = empty[at : at + EMPTY_BUCKETS]
+            await self._mark_empty(some[0], some[-1])
+        if waiting or empty:
             await self._prune(first)
-        return done
+        return done + len(empty)
 
     async def count_kept(self, now: datetime) -> None:
         """Count the verdicts in the log into `kept`, by what `roll` has counted, so that it costs no walk through it.
@@ -251,6 +261,11 @@ class Store:
     async def _roll_some(self, buckets: Sequence[int]) -> None:
         async with self._database.transaction() as connection:
             await rollup.count(connection, buckets[0], buckets[-1])
+
+    @retried
+    async def _mark_empty(self, first: int, last: int) -> None:
+        async with self._database.transaction() as connection:
+            await rollup.mark_empty(connection, first, last)
 
     @retried
     async def _prune(self, before: int) -> None:

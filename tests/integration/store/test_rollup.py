@@ -56,6 +56,36 @@ async def rows_of(store: Store, table: Any) -> int:
         return int(await connection.scalar(select(func.count()).select_from(table)) or 0)
 
 
+async def test_what_lies_before_the_first_verdict_is_marked_in_a_few_transactions(store: Store) -> None:
+    now = datetime.now(UTC)
+    asked: list[tuple[int, int]] = []
+    roll_some = store._roll_some
+
+    async def noted(buckets: Any) -> None:
+        asked.append((buckets[0], buckets[-1]))
+        await roll_some(buckets)
+
+    store._roll_some = noted  # type: ignore[method-assign]
+    assert await store.roll(now - timedelta(days=1)) > 1700
+    assert asked == []  # there is no verdict at all
+    first = make_record(created_at=now - timedelta(hours=5))
+    await store._write([first])
+    rolled = await store.roll(now)
+    assert rolled > 50
+    assert min(low for low, _ in asked) == rollup.bucket_of(first.created_at)
+    assert await figures(store, SPANS[1], now) == await plain(store, SPANS[1], now)
+
+
+async def test_a_verdict_that_came_meanwhile_keeps_its_time_from_being_marked_empty(store: Store) -> None:
+    now = datetime.now(UTC)
+    await store._write([make_record(created_at=now - timedelta(days=2))])
+    bucket = rollup.bucket_of(now - timedelta(days=2))
+    await store._mark_empty(bucket - 5, bucket + 5)
+    assert await rows_of(store, rolled_buckets) == 0
+    await store._mark_empty(bucket - 5, bucket - 1)
+    assert await rows_of(store, rolled_buckets) == 5
+
+
 async def test_counted_and_plain_figures_are_the_same(store: Store) -> None:
     now = datetime.now(UTC)
     await store._write(records(400, now))
