@@ -67,7 +67,7 @@ PLAN: dict[str, tuple[str, tuple[str, ...], str, float, float | None]] = {
 # Share of harmless text that the lexical classifier leaves to tier 2, head by head: most where a
 # miss costs most and words tell least.
 OPEN = {
-    "prompt_injection": 0.018, "dangerous_request": 0.06, "dangerous_answer": 0.028, "toxicity": 0.03,
+    "prompt_injection": 0.01, "dangerous_request": 0.06, "dangerous_answer": 0.028, "toxicity": 0.03,
     "bias": 0.01, "security_attack": 0.004, "overconfidence": 0.027, "hedging_excessive": 0.004,
     "tone_issue": 0.004, "missing_grounding": 0.018,
 }  # fmt: skip
@@ -86,6 +86,9 @@ LEAST = {"prompt_injection": (1.2, 2.6), "toxicity": (0.4, 1.8), "overconfidence
 LONG_OPEN = {"prompt_injection": 0.12}
 """Share of long harmless prompts that the lexical classifier leaves to tier 2: a document with an instruction planted
 in it reads like any document, word by word."""
+SHORT_OPEN = {"prompt_injection": 0.06}
+"""The same of other prompts; OPEN is of answers alone for these heads. One threshold for both left 0.3 % of harmless
+prompts and 3 % of harmless answers to tier 2, and half of the attacks in unusual words were cleared."""
 LONG_LESS = {"prompt_injection": 1.4}
 """What documents have taken off: with less, one in seven of our clean documents full of imperatives warned."""
 
@@ -460,7 +463,7 @@ def lexical(said: argparse.Namespace) -> None:
     outputs = []
     for column, head in enumerate(HEADS):
         name, kinds, *_ = PLAN[head]
-        benign = benign_logits(rows, kinds, column)
+        benign = benign_logits(rows, ANSWER if head in SHORT_OPEN else kinds, column)
         # 0.02 is the policies' `clear`: so much harmless text lies above it, head by head.
         edge = tail(benign, OPEN[head])
         slope = 1.0
@@ -473,17 +476,19 @@ def lexical(said: argparse.Namespace) -> None:
             }
         )  # fmt: skip
     classifier = Classifier(table, tuple(Output(**o) for o in outputs))  # type: ignore[arg-type]
-    documents = [
+    prompts = [
         str(row["text"])
         for path in sorted((said.data / "benign").glob("*.jsonl.gz"))
         for row in list(read(path))[:120]
-        if row["role"] == "prompt" and len(str(row["text"])) > LONG_PROMPT
+        if row["role"] == "prompt"
     ]
-    found_of = np.array([classifier.scores(text) for text in documents])
-    for column, head in enumerate(HEADS):
-        if head in LONG_OPEN:
-            edge = float(np.quantile(found_of[:, column], 1 - LONG_OPEN[head]))
-            outputs[column]["long"] = round(logit(0.02) - logit(edge), 5)
+    is_long = np.array([len(text) > LONG_PROMPT for text in prompts])
+    found_of = np.array([classifier.scores(text) for text in prompts])
+    for field, shares, chosen in (("long", LONG_OPEN, is_long), ("short", SHORT_OPEN, ~is_long)):
+        for column, head in enumerate(HEADS):
+            if head in shares:
+                edge = float(np.quantile(found_of[chosen, column], 1 - shares[head]))
+                outputs[column][field] = round(logit(0.02) - logit(edge), 5)
     buffer = io.BytesIO()
     np.save(buffer, table)
     write(

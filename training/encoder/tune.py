@@ -16,13 +16,43 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+import torch.nn.functional as F
 from onnx import numpy_helper
+from torch import nn
 
 from .bert import Encoder
+from .export import STRETCH
 from .fit import batches, examples, judge, loss_of, pad, pieces, tokenizer
 from .folds import FOLDS
 from .heads import Heads
 from .singles import HEADS, SEED, Row, compose
+
+
+class Rounded(nn.Linear):
+    """A matrix that computes as its int8 form will.
+
+    Weights stand on the grid of encoder.export, activations in 8 bits over each text. The gradient passes as if nothing were
+    rounded (straight-through, Bengio et al. 2013).
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (texts, tokens, width) or (texts, width)."""
+        scale = self.weight.detach().abs().amax(1, keepdim=True) / 64 * STRETCH
+        weight = self.weight + ((self.weight / scale).round().clamp(-64, 63) * scale - self.weight).detach()
+        with torch.no_grad():
+            over = tuple(range(1, x.dim()))
+            low = x.amin(over, keepdim=True).clamp(max=0)
+            step = ((x.amax(over, keepdim=True).clamp(min=0) - low) / 255).clamp(min=1e-8)
+            error = ((x - low) / step).round() * step + low - x
+        return F.linear(x + error, weight, self.bias)
+
+
+def rounded(model: nn.Module) -> None:
+    """From now on its matrices compute as in int8."""
+    for part in model.modules():
+        if type(part) is nn.Linear:
+            part.__class__ = Rounded
+
 
 OWN_WEIGHT = 1.5
 MORE = {
@@ -95,6 +125,9 @@ def main() -> None:
     ask.add_argument("--epochs", type=int, default=2)
     ask.add_argument("--rate", type=float, default=4e-5)
     ask.add_argument("--eval-rows", type=int, default=400)
+    ask.add_argument("--start", type=Path, help="weights to go on from, instead of the served ones")
+    ask.add_argument("--rounded", action="store_true", help="learn with what int8 will round away")
+    ask.add_argument("--turn", type=int, default=0, help="another turn takes other rows")
     said = ask.parse_args()
     said.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
@@ -106,11 +139,15 @@ def main() -> None:
         if row.source not in left and not left & set(row.group.split("+"))
     ]
     model = served(said.heads)
+    if said.start is not None:
+        model.load_state_dict(torch.load(said.start, weights_only=True))
+    if said.rounded:
+        rounded(model)
     model.encoder.words.weight.requires_grad_(False)
     tool = tokenizer(said.base)
     plan_of = []
     for epoch in range(said.epochs):
-        chance = random.Random(SEED + 70 + epoch)
+        chance = random.Random(SEED + 70 + said.turn + epoch)
         some = chosen(rows, said.most, chance)
         data = [
             (ids, labels, weight * (OWN_WEIGHT if row.source.startswith("own_") else 1.0))

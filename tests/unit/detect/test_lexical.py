@@ -85,16 +85,16 @@ def test_a_text_without_letters_has_no_features_and_scores_nothing(classifier: C
     assert classifier.scores(" ...!? ") == (0.0,) * len(NAMES)
 
 
-def test_long_prompts_are_cleared_less_readily_for_the_outputs_that_say_so(weights: np.ndarray) -> None:
+def test_prompts_are_cleared_less_readily_for_the_outputs_that_say_so(weights: np.ndarray) -> None:
     outputs = tuple(output(name, 0.0) for name in NAMES)
-    raised = Classifier(weights, (msgspec.structs.replace(outputs[0], long=2.0), *outputs[1:]))
+    raised = Classifier(weights, (msgspec.structs.replace(outputs[0], long=2.0, short=0.7), *outputs[1:]))
     short, long = "a note to the cleaners", "a note to the cleaners " * (LONG // 20)
     assert len(long) > LONG
-    assert raised.scores(short, prompt=True) == raised.scores(short)
-    first, *others = raised.scores(long, prompt=True)
-    plain, *same = raised.scores(long)
-    assert first / (1 - first) == pytest.approx(exp(2.0) * plain / (1 - plain))
-    assert others == same
+    for text, more in ((short, 0.7), (long, 2.0)):
+        first, *others = raised.scores(text, prompt=True)
+        plain, *same = raised.scores(text)
+        assert first / (1 - first) == pytest.approx(exp(more) * plain / (1 - plain))
+        assert others == same
 
 
 def test_weights_of_another_shape_are_refused() -> None:

@@ -35,6 +35,8 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     long: float = 0.0
     """Added to the logit of a prompt of more than LONG characters: an instruction planted in a document needs none of
     the words that attacks are known by, so fewer of these are cleared by words alone."""
+    short: float = 0.0
+    """Added to the logit of any other prompt: those are where attacks come, and an answer is hardly ever one."""
 
 
 class Classifier:
@@ -61,6 +63,7 @@ class Classifier:
         ]
         self._curves = [(output.slope, output.offset) for output in outputs]
         self._long_curves = [(output.slope, output.offset + output.long) for output in outputs]
+        self._short_curves = [(output.slope, output.offset + output.short) for output in outputs]
 
     def scores(self, text: str, *, prompt: bool = False) -> tuple[float, ...]:
         """The calibrated score of each output, 0 to 1; all 0 for a text without a letter."""
@@ -71,7 +74,9 @@ class Classifier:
                 best = values if best is None else list(map(max, best, values))
         if best is None:
             return (0.0,) * len(self.outputs)
-        curves = self._long_curves if prompt and len(text) > LONG else self._curves
+        curves = self._curves
+        if prompt:
+            curves = self._long_curves if len(text) > LONG else self._short_curves
         logits = [slope * value + offset for value, (slope, offset) in zip(best, curves, strict=True)]
         return tuple([1.0 / (1.0 + exp(-x if -60.0 < x < 60.0 else copysign(60.0, -x))) for x in logits])
 
