@@ -67,7 +67,7 @@ PLAN: dict[str, tuple[str, tuple[str, ...], str, float, float | None]] = {
 # Share of harmless text that the lexical classifier leaves to tier 2, head by head: most where a
 # miss costs most and words tell least.
 OPEN = {
-    "prompt_injection": 0.01, "dangerous_request": 0.06, "dangerous_answer": 0.028, "toxicity": 0.03,
+    "prompt_injection": 0.008, "dangerous_request": 0.055, "dangerous_answer": 0.028, "toxicity": 0.03,
     "bias": 0.01, "security_attack": 0.004, "overconfidence": 0.027, "hedging_excessive": 0.004,
     "tone_issue": 0.004, "missing_grounding": 0.018,
 }  # fmt: skip
@@ -80,13 +80,13 @@ LEAST_WARN, LEAST_BLOCK = -0.5, 1.0
 # Documents with ordinary imperatives come near prompt_injection, blunt words about groups near toxicity: these
 # logits were chosen with a look at our own held-out rows (planted, hate, moderation), which are no blind test since.
 # The refitted heads (encoder/refit.py) put the same texts lower. Those of style never block.
-LEAST = {"prompt_injection": (1.2, 2.6), "toxicity": (0.4, 1.8), "overconfidence": (-1.2, 0.0), "hedging_excessive": (-1.2, 0.0),
+LEAST = {"prompt_injection": (1.2, 2.6), "toxicity": (1.0, 2.2), "overconfidence": (-1.2, 0.0), "hedging_excessive": (-1.2, 0.0),
          "missing_grounding": (-1.2, 0.0), "bias": (-1.2, 0.0)}  # fmt: skip
 
-LONG_OPEN = {"prompt_injection": 0.12}
+LONG_OPEN = {"prompt_injection": 0.11}
 """Share of long harmless prompts that the lexical classifier leaves to tier 2: a document with an instruction planted
 in it reads like any document, word by word."""
-SHORT_OPEN = {"prompt_injection": 0.06}
+SHORT_OPEN = {"prompt_injection": 0.045}
 """The same of other prompts; OPEN is of answers alone for these heads. One threshold for both left 0.3 % of harmless
 prompts and 3 % of harmless answers to tier 2, and half of the attacks in unusual words were cleared."""
 LONG_LESS = {"prompt_injection": 1.4}
