@@ -440,8 +440,12 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
 
 
 def _give_back() -> None:
-    """Hand memory that only loading needed back to the system, where the C library can do that."""
+    """Hand memory that only loading needed back to the system, where the C library can do that.
+
+    What is left stays: the collector would look through rules and models again and again, and nobody is answered meanwhile.
+    """
     gc.collect()
+    gc.freeze()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -30,7 +30,7 @@ Generation = tuple[object, ...]
 """What verdicts rest on beside the policy, told apart by identity: the rules, the policies."""
 
 
-class Known(msgspec.Struct):
+class Known(msgspec.Struct, gc=False):
     """What was decided of an equal request."""
 
     decision: Decision

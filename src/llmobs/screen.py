@@ -58,7 +58,7 @@ class Inquiry(msgspec.Struct, frozen=True, kw_only=True):
     """Returns when whoever asked has gone away; None where nobody can tell."""
 
 
-class Screened(msgspec.Struct, frozen=True, kw_only=True):
+class Screened(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What was decided, and whether it stands in the record."""
 
     record: Record

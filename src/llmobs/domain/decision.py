@@ -22,7 +22,7 @@ JUDGE_TIER = 3
 _NOTHING_KNOWN = ClassPolicy(severity=Severity.LOW)
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
+class Standing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is known per class after some tiers have reported."""
 
     scores: dict[str, float]

@@ -7,7 +7,7 @@ import msgspec
 from llmobs.domain.subject import Span
 
 
-class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One reason for a detection."""
 
     failure_class: str
@@ -23,7 +23,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """True for a source on probation: recorded, never acted on."""
 
 
-class Detection(msgspec.Struct, frozen=True, kw_only=True):
+class Detection(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A failure class and its calibrated probability, 0 to 1, with the evidence for it."""
 
     failure_class: str
@@ -31,7 +31,7 @@ class Detection(msgspec.Struct, frozen=True, kw_only=True):
     evidence: tuple[Evidence, ...] = ()
 
 
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
+class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What asking a language model took."""
 
     model: str
@@ -43,7 +43,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """Everything was known from an earlier, equal question, so nothing was spent."""
 
 
-class Findings(msgspec.Struct, frozen=True, kw_only=True):
+class Findings(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one detector makes of one subject."""
 
     detections: tuple[Detection, ...] = ()
@@ -63,7 +63,7 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     """Classes that it was asked about and could not judge, while it judged others."""
 
 
-class Ran(msgspec.Struct, frozen=True, kw_only=True, tag="ran", tag_field="status"):
+class Ran(msgspec.Struct, frozen=True, kw_only=True, tag="ran", tag_field="status", gc=False):
     """The detector looked."""
 
     tier: int
@@ -75,7 +75,7 @@ class Ran(msgspec.Struct, frozen=True, kw_only=True, tag="ran", tag_field="statu
     """It looked at an equal request before, and not at this one."""
 
 
-class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed", tag_field="status"):
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed", tag_field="status", gc=False):
     """The detector should have looked and could not."""
 
     tier: int
@@ -86,7 +86,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed", tag_field=
     timed_out: bool = False
 
 
-class Skipped(msgspec.Struct, frozen=True, kw_only=True, tag="skipped", tag_field="status"):
+class Skipped(msgspec.Struct, frozen=True, kw_only=True, tag="skipped", tag_field="status", gc=False):
     """The detector was not asked, and why: `settled`, `not installed`, `not asked`."""
 
     tier: int

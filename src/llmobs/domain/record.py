@@ -13,7 +13,7 @@ from llmobs.domain.subject import Kind
 from llmobs.domain.verdict import Decision
 
 
-class EvidenceEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class EvidenceEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One reason, flat as it is answered and stored. Offsets are half-open code points."""
 
     failure_class: str
@@ -25,7 +25,7 @@ class EvidenceEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     trial: bool = False
 
 
-class CoverageEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class CoverageEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What one detector did: `ran`, `skipped`, `failed` or `timed_out`."""
 
     tier: int
@@ -45,7 +45,7 @@ class CoverageEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """The answer was known from an earlier, equal question."""
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One verdict with its request, as recorded."""
 
     request_id: str
@@ -134,7 +134,7 @@ def coverage_entry(report: Report) -> CoverageEntry:
             )
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
+class Told(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a record says of a decision and its reports."""
 
     scores: dict[str, float]

@@ -14,21 +14,21 @@ class Kind(StrEnum):
     PROMPT = "prompt"
 
 
-class Span(msgspec.Struct, frozen=True):
+class Span(msgspec.Struct, frozen=True, gc=False):
     """Half-open range of code points in the text exactly as received."""
 
     start: int
     end: int
 
 
-class Document(msgspec.Struct, frozen=True):
+class Document(msgspec.Struct, frozen=True, gc=False):
     """One reference passage that the answer should rest on."""
 
     text: str
     id: str | None = None
 
 
-class Doubt(msgspec.Struct, frozen=True, kw_only=True):
+class Doubt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What earlier tiers made of a class that is still open."""
 
     score: float
@@ -48,7 +48,7 @@ class Likeness(msgspec.Struct, frozen=True):
     counter_examples: tuple[str, ...] = ()
 
 
-class Subject(msgspec.Struct, frozen=True, kw_only=True):
+class Subject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The text examined, never rewritten or cut, with the context that detectors understand."""
 
     text: str

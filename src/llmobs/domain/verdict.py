@@ -8,7 +8,7 @@ from llmobs.domain.detection import Evidence, Report
 from llmobs.domain.risk import Action, Severity
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
+class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the policy makes of the reports."""
 
     action: Action
@@ -29,7 +29,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     explanation: str
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A decision on one request, as answered and as recorded."""
 
     request_id: str

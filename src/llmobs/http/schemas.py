@@ -21,7 +21,7 @@ NO_CONTEXT = msgspec.Raw(b"null")
 T = TypeVar("T")
 
 
-class DetectRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DetectRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """One text to screen, with what is known about where it came from."""
 
     llm_response: Annotated[str, Meta(min_length=1, description="The text to look at.")]
@@ -39,14 +39,14 @@ class DetectRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     policy: Annotated[str | None, Meta(description="Id of a loaded policy; null for the default.")] = None
 
 
-class PolicyReference(msgspec.Struct, frozen=True, kw_only=True):
+class PolicyReference(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The policy that decided."""
 
     id: str
     version: int
 
 
-class DetectAnswer(msgspec.Struct, frozen=True, kw_only=True):
+class DetectAnswer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The verdict on one text."""
 
     request_id: Annotated[str, Meta(description="UUIDv7; names the row in the log.")]

@@ -39,7 +39,7 @@ RETRY_SECONDS = 1.0
 """How long a database that failed is left alone, and how often the spool is offered to it."""
 
 
-class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+class Receipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What became of a record."""
 
     recorded: bool

@@ -22,7 +22,7 @@ MAX_CANDIDATES = 2000
 _WORDS = re.compile(r"\S+")
 
 
-class Hit(msgspec.Struct, frozen=True, kw_only=True):
+class Hit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A rule that holds for a text, with the spans in the text as received."""
 
     rule: Rule

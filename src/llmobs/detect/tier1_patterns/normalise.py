@@ -30,7 +30,7 @@ from llmobs.domain.subject import Span
 VIEWS = ("raw", "folded", "leet", "spaced", "unescaped", "decoded")
 
 
-class Piece(msgspec.Struct, frozen=True):
+class Piece(msgspec.Struct, frozen=True, gc=False):
     """Where a stretch of a view comes from."""
 
     at: int
