@@ -19,8 +19,9 @@ from llmobs.domain.record import Told, told
 from llmobs.domain.subject import Kind
 from llmobs.domain.verdict import Decision, Verdict
 
-ENTRY_BYTES = 3_000
-"""What a verdict without evidence takes: measured, with the reports, the scores and its place."""
+ENTRY_BYTES = 4_000
+"""What a verdict without evidence takes: measured, with the reports, the scores, its place, and what records say of it once
+it was asked for again (2,500 before that)."""
 EVIDENCE_BYTES = 500
 SENSITIVE_BYTES = 150
 

@@ -193,12 +193,12 @@ async def test_what_a_rule_on_a_partial_roll_out_hit_is_not_kept() -> None:
 
 
 async def test_it_stays_within_its_bytes_and_keeps_what_was_asked_for_last() -> None:
-    parts = Parts(ScriptedDetector({}, hears=HEARS), max_bytes=10_000)
+    parts = Parts(ScriptedDetector({}, hears=HEARS), max_bytes=13_000)
     for text in ("one", "two", "three"):
         await parts.ask(text)
     await parts.ask("one")
     await parts.ask("four")
-    assert parts.remembered.size <= 10_000
+    assert parts.remembered.size <= 13_000
     assert parts.counts["result_cache_evictions", ()] == 4 - len(parts.remembered)
     hits = parts.hits()
     await parts.ask("one")
@@ -235,6 +235,27 @@ async def test_the_estimated_size_is_near_the_measured_one() -> None:
     used = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert 0.7 < (parts.remembered.size - told) / used < 4
+
+
+async def test_the_collector_does_not_follow_what_is_remembered() -> None:
+    parts = Parts(ScriptedDetector({"bad": 0.9}))
+    for _ in range(2):
+        await parts.ask("a text")
+    key = key_of("a text", Kind.RESPONSE, None, POLICY, None)
+    known = parts.remembered.get(key)
+    assert known is not None
+    assert known.told is not None
+    held = (
+        known,
+        known.decision,
+        known.told,
+        *known.coverage,
+        *known.told.coverage,
+        *known.decision.evidence,
+    )
+    assert len(held) > 5
+    # Its full collections stopped all answers, longer the more was remembered.
+    assert not any(gc.is_tracked(one) for one in held)
 
 
 def test_a_cached_report_is_told_as_such() -> None:

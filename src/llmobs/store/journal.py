@@ -159,8 +159,9 @@ class Journal:
         while True:
             await self._gather(1, None)
             if last > 1:
-                # They come again about as many as before: no use in waiting for more.
-                await self._gather(min(last, MAX_ROWS), self._linger)
+                # Those answered come again, beside those that wait. Half of them are written while the other half is
+                # examined: if all were waited for, the event loop would rest during every commit.
+                await self._gather(min((last + len(self._waiting)) // 2, MAX_ROWS), self._linger)
             size = _rows_within(self._waiting, MAX_CHARS)
             batch, self._waiting = self._waiting[:size], self._waiting[size:]
             if batch and size <= RIDERS:
