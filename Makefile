@@ -35,7 +35,7 @@ check: .venv/dev.stamp  ## format, lint, types, import contract
 	$(BIN)/lint-imports
 
 test: check  ## everything: checks, then all tests, PostgreSQL included
-	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-chart: .venv/dev.stamp  ## the chart alone; LLMOBS_TEST_KUBECONFIG or LLMOBS_TEST_KUBERNETES names a Kubernetes
 	$(BIN)/pytest tests/chart

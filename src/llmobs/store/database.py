@@ -98,6 +98,8 @@ def make_engine(settings: Settings, *, migrating: bool = False) -> AsyncEngine:
         # The journal's own connection is one of them.
         pool_size = max(1, settings.database_pool_size - 1)
         options |= {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": seconds}
+        # After a restart of the server the first use of each pooled connection would fail, and with it a request.
+        options["pool_pre_ping"] = True
     return create_async_engine(url, connect_args=arguments, **options)
 
 
