@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter
 from typing import NamedTuple
 
+from llmobs.detect.attempt import failed, ran
 from llmobs.detect.detector import Detector, DetectorFailed, Instant
 from llmobs.domain.detection import Failed, Findings, Ran
 from llmobs.domain.subject import Subject
@@ -64,25 +65,9 @@ class Rounds:
         at_once = self._at_once.get(id(detector))
         if at_once is None:
             return None
-        # A later tier speaks, and fails, only for what it was asked about.
-        hears = detector.hears if asked.tier == 1 else detector.hears & asked.classes
         started = perf_counter()
         try:
             findings = at_once(asked.subject, asked.classes)
         except DetectorFailed as error:
-            return Failed(
-                tier=asked.tier,
-                detector=detector.name,
-                ms=(perf_counter() - started) * 1000,
-                hears=hears,
-                reason=str(error) or type(error).__name__,
-            )
-        if findings is None:
-            return None
-        return Ran(
-            tier=asked.tier,
-            detector=detector.name,
-            ms=(perf_counter() - started) * 1000,
-            hears=hears,
-            findings=findings,
-        )
+            return failed(detector, asked.tier, asked.classes, started, str(error) or type(error).__name__)
+        return None if findings is None else ran(detector, asked.tier, asked.classes, started, findings)
