@@ -52,6 +52,7 @@ from llmobs.http import (
     session,
 )
 from llmobs.http.admission import Admission
+from llmobs.http.deadlines import Deadlines
 from llmobs.http.edge import Edge
 from llmobs.http.problems import EXCEPTION_HANDLERS
 from llmobs.http.schemas import Check
@@ -415,6 +416,7 @@ def create_app(settings: Settings | None = None) -> Edge | TracedEdge:
         erasure=Erasure(store.database, telemetry.count),
         persons=persons,
         admission=admission,
+        deadlines=Deadlines(),
         audit=Audit(store.database),
         desk=PolicyDesk(settings, policies, store, Audit(store.database)),
         labelled=_labelled(settings, rules, admission, judge),

@@ -6,11 +6,11 @@ import time
 
 def new_request_id() -> str:
     """A UUIDv7 (RFC 9562): 48 bits of Unix milliseconds, then 74 random bits, in the usual text form."""
-    random = int.from_bytes(_random_bytes())
-    value = (time.time_ns() // 1_000_000 & 0xFFFFFFFFFFFF) << 80
-    value |= 0x7 << 76 | (random >> 68) << 64 | 0b10 << 62 | random & 0x3FFFFFFFFFFFFFFF
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    drawn = _random_bytes()
+    text = drawn.hex()
+    at = f"{time.time_ns() // 1_000_000 & 0xFFFFFFFFFFFF:012x}"
+    # Version 7, and two bits of the variant 0b10 with two random ones.
+    return f"{at[:8]}-{at[8:]}-7{text[:3]}-{'89ab'[drawn[-1] & 3]}{text[3:6]}-{text[6:18]}"
 
 
 _BYTES = 10

@@ -18,9 +18,8 @@ import msgspec
 from llmobs.access.persons import SUBJECT_ID, PersonKeys, named_person
 from llmobs.detect.pipeline import Departed, Pipeline
 from llmobs.domain.decision import decide
-from llmobs.domain.detection import Ran, Report
 from llmobs.domain.policy import Policy
-from llmobs.domain.record import Record, Told, told
+from llmobs.domain.record import Record, told
 from llmobs.domain.redaction import masked
 from llmobs.domain.risk import Action
 from llmobs.domain.subject import Kind, Span, subject_from_context
@@ -29,7 +28,7 @@ from llmobs.domain.verdict import Verdict
 from llmobs.errors import IdempotencyConflict, PolicyUnknown
 from llmobs.ids import new_request_id
 from llmobs.policies import PolicyBook, shared_policies
-from llmobs.remembered import Remembered, key_of
+from llmobs.remembered import Generation, Known, Remembered, key_of
 from llmobs.settings import StoreText
 
 INLINE_CONTEXT = 8_000
@@ -56,6 +55,20 @@ class Inquiry(msgspec.Struct, frozen=True, kw_only=True):
     body_sha256: bytes | None = None
     departed: Departed | None = None
     """Returns when whoever asked has gone away; None where nobody can tell."""
+
+
+class Recalled(msgspec.Struct, gc=False):
+    """What memory says of an inquiry."""
+
+    policy: Policy
+    person: str | None
+    known: Known | None
+    """What was decided of an equal one; None where it is to be examined."""
+    began: float
+    """perf_counter() before memory was asked."""
+    key: bytes | None = None
+    """Under which the verdict is to be kept; None where it is not."""
+    generation: Generation = ()
 
 
 class Screened(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -149,20 +162,44 @@ class Screen:
         """A note about a text, as the storage setting keeps it: masked unless texts are kept in full."""
         return note if self._store_text is StoreText.FULL else masked(note, self._find_sensitive(note))
 
-    async def screen(self, inquiry: Inquiry) -> Screened:
-        """Examine, decide, record. Raises Problem when the verdict may not be given unrecorded."""
+    def recall(self, inquiry: Inquiry) -> Recalled:
+        """Whether an equal request was examined before; quick. Raises PolicyUnknown.
+
+        What names a person is not remembered: other processes would go on serving it after an erasure.
+        """
+        began = perf_counter()
         policy = self.policy_named(inquiry.policy, inquiry.client_id)
         person = self._person(inquiry)
+        remembered = self._remembered
+        if remembered is None or person is not None:
+            return Recalled(policy, person, None, began)
+        generation = remembered.generation()
+        key = key_of(inquiry.text, inquiry.kind, inquiry.context, policy, inquiry.client_id)
+        return Recalled(policy, person, remembered.get(key), began, key, generation)
+
+    async def screen(self, inquiry: Inquiry, recalled: Recalled | None = None) -> Screened:
+        """Examine, decide, record. Raises Problem when the verdict may not be given unrecorded.
+
+        Pass what `recall` said of this inquiry, if it was asked.
+        """
         if inquiry.idempotency_key is not None:
+            self.policy_named(
+                inquiry.policy, inquiry.client_id
+            )  # a name that is wrong is told of in any case
             first = await self._journal.by_idempotency_key(inquiry.client_id, inquiry.idempotency_key)
             if first is not None:
                 return _replay(inquiry, first)
-        if CAN_WAIT.get():
+        if recalled is None:
+            recalled = self.recall(inquiry)
+        known = recalled.known
+        if known is not None:
+            verdict = _verdict_again(known, recalled)
+        elif CAN_WAIT.get():
             async with self._items:
-                verdict, said = await self._verdict(policy, inquiry, person)
+                verdict = await self._examined(inquiry, recalled)
         else:
-            verdict, said = await self._verdict(policy, inquiry, person)
-        record = await self._record(inquiry, verdict, person, said)
+            verdict = await self._examined(inquiry, recalled)
+        record = await self._record(inquiry, verdict, recalled)
         receipt = await self._journal.append(record)
         if receipt.duplicate_of is not None:
             return _replay(inquiry, receipt.duplicate_of)
@@ -178,41 +215,18 @@ class Screen:
         named = None if self._persons is None else named_person(inquiry.context)
         return None if named is None or self._persons is None else self._persons.key_of(named)
 
-    async def _verdict(
-        self, policy: Policy, inquiry: Inquiry, person: str | None
-    ) -> tuple[Verdict, Told | None]:
-        """From memory, with what records say of it, where an equal request was examined before.
+    async def _examined(self, inquiry: Inquiry, recalled: Recalled) -> Verdict:
+        verdict = await examine(self._pipeline, recalled.policy, inquiry, recalled.person)
+        if self._remembered is not None and recalled.key is not None:
+            self._remembered.put(recalled.key, verdict, recalled.generation)
+        return verdict
 
-        What names a person is not remembered: other processes would go on serving it after an erasure.
-        """
-        remembered = self._remembered
-        if remembered is None or person is not None:
-            return await examine(self._pipeline, policy, inquiry, person), None
-        started = perf_counter()
-        generation = remembered.generation()
-        key = key_of(inquiry.text, inquiry.kind, inquiry.context, policy, inquiry.client_id)
-        known = remembered.get(key)
-        if known is not None:
-            verdict = Verdict(
-                request_id=new_request_id(),
-                decision=known.decision,
-                coverage=known.coverage,
-                policy_id=policy.id,
-                policy_version=policy.version,
-                processing_time_ms=(perf_counter() - started) * 1000,
-            )
-            return verdict, known.told
-        verdict = await examine(self._pipeline, policy, inquiry)
-        remembered.put(key, verdict, generation)
-        return verdict, None
-
-    async def _record(
-        self, inquiry: Inquiry, verdict: Verdict, person: str | None, said: Told | None = None
-    ) -> Record:
+    async def _record(self, inquiry: Inquiry, verdict: Verdict, recalled: Recalled) -> Record:
         decision = verdict.decision
+        said = recalled.known.told if recalled.known is not None else None
         if said is None:
             said = told(decision, verdict.coverage)
-        text, context = await self._kept(inquiry, verdict.coverage)
+        text, context = await self._kept(inquiry, said.sensitive)
         return Record(
             request_id=verdict.request_id,
             created_at=datetime.now(UTC),
@@ -235,12 +249,12 @@ class Screen:
             policy_id=verdict.policy_id,
             policy_version=verdict.policy_version,
             client_id=inquiry.client_id,
-            subject_key=person,
+            subject_key=recalled.person,
             idempotency_key=inquiry.idempotency_key,
             body_sha256=inquiry.body_sha256,
         )
 
-    async def _kept(self, inquiry: Inquiry, reports: Iterable[Report]) -> tuple[str, dict[str, Any] | None]:
+    async def _kept(self, inquiry: Inquiry, sensitive: tuple[Span, ...]) -> tuple[str, dict[str, Any] | None]:
         """Text and context as the storage setting wants them, the person's id left out in any case."""
         context = inquiry.context
         if context is not None and SUBJECT_ID in context:
@@ -251,12 +265,6 @@ class Screen:
             case StoreText.HASH:
                 return "sha256:" + hashlib.sha256(inquiry.text.encode()).hexdigest(), None
             case StoreText.REDACTED:
-                sensitive = [
-                    span
-                    for report in reports
-                    if isinstance(report, Ran)
-                    for span in report.findings.sensitive
-                ]
                 text = masked(inquiry.text, sensitive)
                 if context:
                     if inquiry.context_bytes > INLINE_CONTEXT:
@@ -295,6 +303,19 @@ async def examine(pipeline: Pipeline, policy: Policy, inquiry: Inquiry, person: 
         policy_id=policy.id,
         policy_version=policy.version,
         processing_time_ms=(perf_counter() - started) * 1000,
+    )
+
+
+def _verdict_again(known: Known, recalled: Recalled) -> Verdict:
+    policy = recalled.policy
+    return Verdict(
+        request_id=new_request_id(),
+        decision=known.decision,
+        coverage=known.coverage,
+        policy_id=policy.id,
+        policy_version=policy.version,
+        processing_time_ms=(perf_counter() - recalled.began) * 1000,
+        repeated=True,
     )
 
 

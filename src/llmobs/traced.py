@@ -15,7 +15,7 @@ from llmobs.domain.detection import Failed, Ran, Report, Skipped
 from llmobs.domain.record import Record
 from llmobs.domain.subject import Subject
 from llmobs.http.edge import METHODS, SPAN, Edge
-from llmobs.screen import Inquiry, Journal, Receipt, Screen, Screened
+from llmobs.screen import Inquiry, Journal, Recalled, Receipt, Screen, Screened
 
 UNTRACED = ("/health", "/metrics", "/docs")
 """Paths of probes, scrapes and pages: spans of them tell nothing and outnumber the rest."""
@@ -89,10 +89,10 @@ class TracedScreen(Screen):
         super().__init__(**parts)
         self._tracer = tracer
 
-    async def screen(self, inquiry: Inquiry) -> Screened:
+    async def screen(self, inquiry: Inquiry, recalled: Recalled | None = None) -> Screened:
         """See Screen."""
         with self._tracer.start_as_current_span("detect", record_exception=False) as span:
-            screened = await super().screen(inquiry)
+            screened = await super().screen(inquiry, recalled)
             if span.is_recording():
                 _decided(span, inquiry, screened)
             return screened

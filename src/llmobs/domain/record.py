@@ -1,6 +1,6 @@
 """What is kept of one request: the row of `detection_logs`, and all that an answer needs."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -9,7 +9,7 @@ import msgspec
 
 from llmobs.domain.detection import Evidence, Failed, Ran, Report, Skipped
 from llmobs.domain.risk import Action, Severity
-from llmobs.domain.subject import Kind
+from llmobs.domain.subject import Kind, Span
 from llmobs.domain.verdict import Decision
 
 
@@ -140,14 +140,19 @@ class Told(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     scores: dict[str, float]
     evidence: tuple[EvidenceEntry, ...]
     coverage: tuple[CoverageEntry, ...]
+    sensitive: tuple[Span, ...]
+    """What is masked before the text is stored."""
 
 
-def told(decision: Decision, coverage: Iterable[Report]) -> Told:
+def told(decision: Decision, coverage: Sequence[Report]) -> Told:
     """As a record has it: flat, and rounded to what means something."""
     return Told(
         scores={name: round(score, 4) for name, score in decision.scores.items()},
         evidence=tuple([evidence_entry(piece) for piece in decision.evidence]),
         coverage=tuple([coverage_entry(report) for report in coverage]),
+        sensitive=tuple(
+            [span for report in coverage if isinstance(report, Ran) for span in report.findings.sensitive]
+        ),
     )
 
 

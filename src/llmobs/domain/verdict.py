@@ -38,3 +38,5 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     policy_id: str
     policy_version: int
     processing_time_ms: float
+    repeated: bool = False
+    """Known from an earlier, equal request; `coverage` is then one object for all of them."""

@@ -36,7 +36,7 @@ from llmobs.http.schemas import (
     read_detect,
 )
 from llmobs.http.services import Services, services
-from llmobs.screen import Inquiry, Screened
+from llmobs.screen import Inquiry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,17 +66,18 @@ async def answer_detect(
     body: bytes | None = None
     try:
         key = _idempotency_key(scope, most)
-        # One timer for both limits: a timer costs as much as the look into the memory of verdicts.
-        async with asyncio.timeout(
+        with parts.deadlines.within(
             min(settings.body_timeout_seconds, settings.request_timeout_seconds)
         ) as limit:
-            last = (limit.when() or 0.0) + max(
-                0.0, settings.request_timeout_seconds - settings.body_timeout_seconds
-            )
+            last = limit.when + max(0.0, settings.request_timeout_seconds - settings.body_timeout_seconds)
             body = await _whole_body(receive, most)
-            limit.reschedule(last)
-            await parts.admission.turn()
-            screened = await _screen(parts, who, body, key, Departure(receive))
+            limit.when = last
+            inquiry = _inquiry(parts, who, body, key, Departure(receive))
+            # A key is looked up in the database first, so it takes its turn in any case.
+            recalled = parts.screen.recall(inquiry) if key is None else None
+            if recalled is None or recalled.known is None:
+                await parts.admission.turn()
+            screened = await parts.screen.screen(inquiry, recalled)
     except TimeoutError:
         if body is None and settings.body_timeout_seconds <= settings.request_timeout_seconds:
             raise _body_late(parts) from None
@@ -183,16 +184,18 @@ async def _item(
         if len(item) > _largest_item(parts):
             raise TextTooLong(f"The item has {len(item)} bytes; at most {_largest_item(parts)} are taken.")
         CAN_WAIT.set(True)  # of this item's task
-        await parts.admission.item_turn()
-        screened = await _screen(parts, who, item, key, departed)
+        inquiry = _inquiry(parts, who, item, key, departed)
+        recalled = parts.screen.recall(inquiry) if key is None else None
+        if recalled is None or recalled.known is None:
+            await parts.admission.item_turn()
+        screened = await parts.screen.screen(inquiry, recalled)
     except Problem as problem:
         return details(problem)
     return detect_answer(screened.record, recorded=screened.recorded)
 
 
-async def _screen(
-    parts: Services, who: Principal, body: bytes, key: str | None, departed: Departure
-) -> Screened:
+def _inquiry(parts: Services, who: Principal, body: bytes, key: str | None, departed: Departure) -> Inquiry:
+    """What a body asks. Raises Problem where it cannot be read, or is too large."""
     asked = read_detect(body)
     longest = parts.settings.max_text_chars
     if len(asked.llm_response) > longest:
@@ -200,18 +203,16 @@ async def _screen(
             f"llm_response has {len(asked.llm_response)} characters; at most {longest} are taken."
         )
     context, context_bytes = read_context(asked.context, parts.settings.max_context_bytes)
-    return await parts.screen.screen(
-        Inquiry(
-            text=asked.llm_response,
-            kind=asked.kind,
-            context=context,
-            context_bytes=context_bytes,
-            policy=asked.policy or who.policy,
-            client_id=who.client_id,
-            idempotency_key=key,
-            body_sha256=None if key is None else parts.screen.body_digest(body),
-            departed=departed,
-        )
+    return Inquiry(
+        text=asked.llm_response,
+        kind=asked.kind,
+        context=context,
+        context_bytes=context_bytes,
+        policy=asked.policy or who.policy,
+        client_id=who.client_id,
+        idempotency_key=key,
+        body_sha256=None if key is None else parts.screen.body_digest(body),
+        departed=departed,
     )
 
 

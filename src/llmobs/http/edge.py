@@ -174,7 +174,8 @@ class Edge:
         if traceparent:
             told["trace_id"] = traceparent[3:35].decode()
             told["span_id"] = traceparent[36:52].decode()
-        self._log(told | line)
+        told.update(line)
+        self._log(told)
 
 
 def _ending(send: "Send") -> "Send":

@@ -17,6 +17,7 @@ from llmobs.book import Book
 from llmobs.detect.tier1_patterns.book import RuleBook
 from llmobs.domain.access import View
 from llmobs.http.admission import Admission
+from llmobs.http.deadlines import Deadlines
 from llmobs.http.schemas import Check
 from llmobs.labelled import LabelledTrials
 from llmobs.lifecycle import Lifecycle
@@ -68,6 +69,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     """Keeps people signed in to the page; None: nobody can."""
     opinions: Opinions
     admission: Admission
+    deadlines: Deadlines
     audit: Audit
     desk: PolicyDesk
     labelled: LabelledTrials

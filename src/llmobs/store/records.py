@@ -63,6 +63,12 @@ class DecidedRecord(msgspec.Struct, frozen=True, kw_only=True):
     decided: Decided
 
 
+MOST_SHARED = 1_000
+_shared: dict[
+    int,
+    tuple[tuple[CoverageEntry, ...], tuple[EvidenceEntry, ...], dict[str, float], tuple[str, str, str]],
+] = {}
+"""By the identity of the coverage, which is held here, so that it stays its own."""
 SEARCH_ROWS = 2_000
 """Rows whose texts one statement of a search looks through."""
 
@@ -110,10 +116,12 @@ def _insert_statement(dialect: str) -> str:
 
 def row_of(record: Record, *, postgres: bool) -> tuple[Any, ...]:
     """The values of COLUMNS as the driver takes them."""
-    created = record.created_at.astimezone(UTC)
+    created = record.created_at
+    if created.tzinfo is not UTC:
+        created = created.astimezone(UTC)
     return (
         record.request_id,
-        created if postgres else created.replace(tzinfo=None).isoformat(" ", "microseconds"),
+        created if postgres else created.isoformat(" ", "microseconds")[:-6],  # less "+00:00"
         without_nul(record.llm_response),
         None if record.context is None else to_json(record.context),
         record.kind.value,
@@ -126,15 +134,32 @@ def row_of(record: Record, *, postgres: bool) -> tuple[Any, ...]:
         record.failure_class,
         None if record.severity is None else record.severity.value,
         record.explanation,
-        to_json(record.scores),
-        to_json(record.evidence),
-        to_json(record.coverage),
+        *_written(record),
         record.degraded,
         record.policy_id,
         record.policy_version,
         record.client_id,
         record.subject_key,
     )
+
+
+def _written(record: Record) -> tuple[str, str, str]:
+    """Scores, evidence and coverage as JSON. Records of a repeated text share them, and they are written once."""
+    coverage = record.coverage
+    known = _shared.get(id(coverage))
+    if (
+        known is not None
+        and known[0] is coverage
+        and known[1] is record.evidence
+        and known[2] is record.scores
+    ):
+        return known[3]
+    texts = to_json(record.scores), to_json(record.evidence), to_json(coverage)
+    if any(entry.cached for entry in coverage):
+        if len(_shared) >= MOST_SHARED:
+            _shared.clear()
+        _shared[id(coverage)] = coverage, record.evidence, record.scores, texts
+    return texts
 
 
 async def insert_records(connection: AsyncConnection, records: Sequence[Record]) -> dict[str, str]:

@@ -300,6 +300,10 @@ METRICS = {
 }
 
 
+MOST_REPEATED = 1000
+"""Repeated verdicts whose labels are known."""
+
+
 class Distribution:
     """One histogram's tally for one set of attributes."""
 
@@ -585,6 +589,8 @@ class Telemetry:
         self._tallies: dict[str, dict[tuple[str, ...], float]] = {}
         self._labels: dict[tuple[int, str, type[Report], bool], tuple[str, str, str]] = {}
         """Of the reports met so far: what ran or was skipped, of which there are few."""
+        self._repeated: dict[int, tuple[tuple[Report, ...], list[tuple[str, str, str]]]] = {}
+        """The same by the identity of reports that many verdicts share; they are held, so that it stays theirs."""
         self.gauges: dict[str, Callable[[], Iterable[tuple[tuple[str, ...], float]]]] = {}
         """Where the gauges read their values; set by whoever owns the value."""
         for metric in METRICS.values():
@@ -699,7 +705,22 @@ class Telemetry:
             tallies["detection_degraded"][()] += 1
         self._histograms.record("detection_processing_time", (tier,), verdict.processing_time_ms / 1000)
         reports = tallies["detector_reports"]
-        for report in verdict.coverage:
+        for labels in self._labels_of(verdict):
+            reports[labels] += 1
+        if decision.evidence:
+            for source, trial in {(piece.source, piece.trial) for piece in decision.evidence}:
+                if source.startswith("rule:"):
+                    tallies["rule_hits"][source.removeprefix("rule:"), "true" if trial else "false"] += 1
+
+    def _labels_of(self, verdict: Verdict) -> list[tuple[str, str, str]]:
+        """Of its reports. Those of a repeated verdict are one object, and looked at once."""
+        coverage = verdict.coverage
+        if verdict.repeated:
+            known = self._repeated.get(id(coverage))
+            if known is not None and known[0] is coverage:
+                return known[1]
+        found = []
+        for report in coverage:
             kind = type(report)
             key = (report.tier, report.detector, kind, isinstance(report, Ran) and report.cached)
             labels = self._labels.get(key)
@@ -707,11 +728,12 @@ class Telemetry:
                 labels = (str(report.tier), report.detector, _status(report))
                 if kind is not Failed:  # there are two ways to fail
                     self._labels[key] = labels
-            reports[labels] += 1
-        if decision.evidence:
-            for source, trial in {(piece.source, piece.trial) for piece in decision.evidence}:
-                if source.startswith("rule:"):
-                    tallies["rule_hits"][source.removeprefix("rule:"), "true" if trial else "false"] += 1
+            found.append(labels)
+        if verdict.repeated:
+            if len(self._repeated) >= MOST_REPEATED:
+                self._repeated.clear()
+            self._repeated[id(coverage)] = coverage, found
+        return found
 
     def committed(self, rows: int, seconds: float) -> None:
         """The journal wrote a batch in one transaction."""

@@ -115,7 +115,7 @@ class _Lines:
                 {
                     "event": "request",
                     "level": "info",
-                    "timestamp": datetime.now(UTC).isoformat(timespec="microseconds"),
+                    "timestamp": datetime.now(UTC),
                     **fields,
                 }
             )
