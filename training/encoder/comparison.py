@@ -36,6 +36,7 @@ from llmobs.detect.tier2_encoder.grounded import claims
 from llmobs.detect.tier2_encoder.words import Words, load_words
 
 from .bert import Layer
+from .pace import quickest
 from .pairs import swapped
 from .singles import SEED, read
 
@@ -347,7 +348,7 @@ def train(data: Vectors, indices: list[int], epochs: int, rate: float, seed: int
                     coming = ahead.submit(data.batch, found[number + 1], chance)
                 labels = torch.tensor([data.pairs[i].labels for i in batch])
                 weights = torch.tensor([data.pairs[i].weight for i in batch])
-                with torch.autocast("cpu", dtype=torch.bfloat16):
+                with quickest():
                     logits = model(*fed)
                 each = F.binary_cross_entropy_with_logits(
                     logits.float(), torch.nan_to_num(labels) * 0.94 + 0.03, reduction="none"

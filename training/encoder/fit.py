@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 from .bert import Encoder, load_base
 from .folds import FOLDS
 from .heads import Heads
+from .pace import quickest
 from .singles import HEADS, SEED, Row, capped, compose
 
 WINDOW = 126  # word pieces of one window; with [CLS] and [SEP] 128
@@ -130,7 +131,7 @@ def score(model: Heads, tool: Tokenizer, texts: list[str]) -> np.ndarray:
     out = np.full((len(texts), len(HEADS)), -20.0, dtype=np.float32)
     data = [(ids, np.zeros(0, np.float32), 1.0) for _, ids in cut]
     for batch in batches(data, random.Random(0), 8192):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with quickest():
             logits, _ = model(*pad([cut[i][1] for i in batch]))
         for i, values in zip(batch, logits.float().numpy(), strict=True):
             np.maximum(out[cut[i][0]], values, out=out[cut[i][0]])
@@ -199,7 +200,7 @@ def main() -> None:
                 continue
             model.train()
             table, seen, kinds = pad([ids for ids, _, _ in batch])
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with quickest():
                 logits, _ = model(table, seen, kinds)
             labels = torch.from_numpy(np.stack([labels for _, labels, _ in batch]))
             loss = loss_of(logits.float(), labels, torch.tensor([weight for *_, weight in batch]))

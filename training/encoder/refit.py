@@ -20,6 +20,7 @@ from .bert import Encoder
 from .fit import batches, examples, pad, pieces, tokenizer
 from .folds import FOLDS
 from .heads import Heads
+from .pace import quickest
 from .singles import HEADS, SEED, compose
 
 MOST = 9_000
@@ -67,7 +68,7 @@ def main() -> None:
         for batch in batches(data, chance):
             chosen = [data[i] for i in batch]
             table, seen, kinds = pad([one[0] for one in chosen])
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with quickest():
                 states = model.encoder.tokens(table, seen, kinds)
             labels = torch.from_numpy(np.stack([one[1] for one in chosen]))[:, columns]
             weights = torch.tensor([one[2] for one in chosen])

@@ -25,6 +25,7 @@ from .export import STRETCH
 from .fit import batches, examples, judge, loss_of, pad, pieces, tokenizer
 from .folds import FOLDS
 from .heads import Heads
+from .pace import quickest
 from .singles import HEADS, SEED, Row, compose
 
 
@@ -167,7 +168,7 @@ def main() -> None:
     started, running = time.time(), 0.0
     for step, batch in enumerate(plan_of, 1):
         model.train()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with quickest():
             logits, _ = model(*pad([ids for ids, _, _ in batch]))
         labels = torch.from_numpy(np.stack([labels for _, labels, _ in batch]))
         loss = loss_of(logits.float(), labels, torch.tensor([weight for *_, weight in batch]))
