@@ -338,19 +338,20 @@ def main() -> None:
 def measure_more(load: Load, targets: list[Target], table: Table, seconds: int) -> None:
     """Repeated texts, batches beside singles, half load."""
     echo, *services = targets
-    again = load.put(echo, 16, seconds, repeated=True)
-    table.add("repeated, 16 conns", echo.name, again, again["rps"])
+    for connections in (16, 64):
+        again = load.put(echo, connections, seconds, repeated=True)
+        table.add(f"repeated, {connections} conns", echo.name, again, again["rps"])
+        for target in services:
+            load.put(target, 8, 2, repeated=True)
+            found = load.put(target, connections, seconds, repeated=True)
+            table.add(f"repeated, {connections} conns", target.name, found, again["rps"])
     for target in services:
-        load.put(target, 8, 2, repeated=True)
-        table.add(
-            "repeated, 16 conns", target.name, load.put(target, 16, seconds, repeated=True), again["rps"]
-        )
-    for target in services:
-        for connections in (1, 4):
-            single = load.put(target, connections, seconds)
-            batches = load.put(target, connections, seconds, batch=100)
-            table.add(f"singles, {connections} conns", target.name, single, None)
-            table.add(f"batches, {connections} conns", target.name, batches, None)
+        for connections, repeated in ((1, False), (4, False), (4, True)):
+            kind = f"repeated, {connections} conns" if repeated else f"{connections} conns"
+            single = load.put(target, connections, seconds, repeated=repeated)
+            batches = load.put(target, connections, seconds, batch=100, repeated=repeated)
+            table.add(f"singles, {kind}", target.name, single, None)
+            table.add(f"batches, {kind}", target.name, batches, None)
             gain = 100 * batches["rps"] / single["rps"]
             table.rows[-1]["texts_over_singles"] = round(gain, 2)
             print(f"{'':<22} {target.name:<11} {gain:.1f} x the texts a second of single posts")
