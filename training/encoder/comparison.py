@@ -138,7 +138,7 @@ def answers(path: Path) -> list[Asked]:
                     query,
                     claim,
                     labels,
-                    f"held_{meta['form']}",
+                    f"held_{path.stem.removeprefix('grounded_answers')}_{meta['form']}",
                     str(row["id"]),
                     0.0,
                     document,
@@ -413,7 +413,7 @@ def everything(said: argparse.Namespace) -> list[Asked]:
     hand: Path = said.own
     return (
         public(said.data) + own(hand / "passages") + made_pairs(said.data, said.made)
-        + answers(hand / "held_out" / "grounded_answers.jsonl")
+        + [one for path in sorted((hand / "held_out").glob("grounded_answers*.jsonl")) for one in answers(path)]
     )  # fmt: skip
 
 

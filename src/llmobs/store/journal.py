@@ -47,6 +47,9 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Request id of the verdict that had the idempotency key first; ours was not written."""
 
 
+_RECORDED = Receipt(recorded=True)
+
+
 class Observer(Protocol):
     """Is told what the journal does."""
 
@@ -129,9 +132,10 @@ class Journal:
         future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         now = perf_counter()
         self._chars += chars
-        if not CAN_WAIT.get():
+        can_wait = CAN_WAIT.get()
+        if not can_wait:
             self._last_urgent = now
-        if CAN_WAIT.get() and now - self._last_urgent < CALM_SECONDS:
+        if can_wait and now - self._last_urgent < CALM_SECONDS:
             self._riders.append((record, future, now))
             if self._promotion is None:
                 self._promotion = asyncio.get_running_loop().call_later(RIDE_SECONDS, self._promote)
@@ -209,7 +213,10 @@ class Journal:
         else:
             for record, future, _ in batch:
                 if not future.done():
-                    future.set_result(Receipt(recorded=True, taken_by=lost.get(record.request_id)))
+                    taken_by = lost.get(record.request_id) if lost else None
+                    future.set_result(
+                        _RECORDED if taken_by is None else Receipt(recorded=True, taken_by=taken_by)
+                    )
 
     async def _commit(self, records: Sequence[Record]) -> dict[str, str]:
         loop = asyncio.get_running_loop()

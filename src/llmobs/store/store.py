@@ -49,6 +49,9 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict that had the idempotency key first; the appended one was not written."""
 
 
+_KEPT = Kept(recorded=True)
+
+
 class Store:
     """One per process: `async with store:` starts the journal and at the end flushes it."""
 
@@ -99,7 +102,7 @@ class Store:
         """Keep a verdict; returns after the commit that holds it. Raises what Journal.append raises."""
         receipt = await self._journal.append(record)
         if receipt.taken_by is None:
-            return Kept(recorded=receipt.recorded)
+            return _KEPT if receipt.recorded else Kept(recorded=False)
         first = await self.by_idempotency_key(record.client_id, record.idempotency_key or "")
         if first is None:
             raise RecordUnavailable(

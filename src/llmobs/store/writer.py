@@ -151,8 +151,18 @@ def _reason(error: sqlite3.Error) -> str:
     return getattr(error, "sqlite_errorname", None) or type(error).__name__
 
 
+@lru_cache(maxsize=_KEPT_STATEMENTS)
+def _postgres_insert(rows: int) -> str:
+    """A parameter a value: the driver looks at each element of an array in Python, which costs more than sending it."""
+    width = len(COLUMNS)
+    places = ", ".join(
+        f"({', '.join(f'${row * width + column}' for column in range(1, width + 1))})" for row in range(rows)
+    )
+    return f"INSERT INTO detection_logs ({', '.join(COLUMNS)}) VALUES {places} ON CONFLICT (request_id) DO NOTHING"  # noqa: S608  # our own column names
+
+
 @lru_cache(maxsize=2)
-def _postgres_insert(*, named: bool) -> str:
+def _postgres_insert_many(*, named: bool) -> str:
     """One array a column, so that one prepared statement serves batches of any size. `named` as above."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     types = [detection_logs.c[name].type.dialect_impl(dialect).compile(dialect) for name in COLUMNS]
@@ -183,10 +193,10 @@ class PostgresWriter:
 
     async def write(self, records: Sequence[Record]) -> None:
         """See `Writer`."""
-        columns = [list(column) for column in zip(*(row_of(r, postgres=True) for r in records), strict=True)]
+        rows = [row_of(record, postgres=True) for record in records]
         try:
             async with asyncio.timeout(self._seconds), self._turn:
-                await self._insert(columns)
+                await self._insert(rows)
         except TimeoutError:
             raise StoreUnavailable("no answer in time") from None
 
@@ -199,13 +209,19 @@ class PostgresWriter:
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 connection.terminate()
 
-    async def _insert(self, columns: Sequence[list[Any]]) -> None:
+    async def _insert(self, rows: Sequence[Row]) -> None:
         known = self._connection is not None
         try:
             if self._connection is None:
                 self._connection = await self._opened()
-            named = any(person is not None for person in columns[_PERSON])
-            await self._connection.execute(_postgres_insert(named=named), *columns)
+            named = any(row[_PERSON] is not None for row in rows)
+            if named or len(rows) > STATEMENT_ROWS:
+                columns = [list(column) for column in zip(*rows, strict=True)]
+                await self._connection.execute(_postgres_insert_many(named=named), *columns)
+            else:
+                await self._connection.execute(
+                    _postgres_insert(len(rows)), *[value for row in rows for value in row]
+                )
         except BaseException as error:
             if isinstance(error, asyncpg.DataError) or row_at_fault(getattr(error, "sqlstate", None)):
                 raise RowRefused(type(error).__name__) from None
