@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from tier1 import ordinary
 
 from llmobs.app import build_pipeline
@@ -93,7 +92,6 @@ def main() -> None:
     ]
     bodies = [json.dumps({"llm_response": text}).encode() for text in texts]
     reports = [verdict.coverage for verdict in verdicts]
-    encode = msgspec.json.Encoder().encode
     asked = frozenset(policy.classes)
     subjects = [Subject(text=text) for text in texts]
 
@@ -110,7 +108,7 @@ def main() -> None:
     )
     alone["row for SQLite"] = micros(lambda r: row_of(r, postgres=False), records)
     alone["row for PostgreSQL"] = micros(lambda r: row_of(r, postgres=True), records)
-    alone["answer"] = micros(lambda r: encode(detect_answer(r, recorded=True)), records)
+    alone["answer"] = micros(lambda r: detect_answer(r, recorded=True), records)
     alone["metrics"] = micros(telemetry.verdict, verdicts)
 
     turns: dict[str, list[int]] = {d.name: [] for d in whole.tiers[0].detectors}

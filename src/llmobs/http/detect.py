@@ -28,7 +28,6 @@ from llmobs.http.responses import JsonAnswer
 from llmobs.http.schemas import (
     MAX_BATCH,
     BatchAnswer,
-    DetectAnswer,
     ProblemDetails,
     detect_answer,
     read_batch,
@@ -90,7 +89,7 @@ async def answer_detect(
     line["failure_class"] = record.failure_class
     line["tier_used"] = record.tier_used
     line["chars"] = len(record.llm_response)
-    answer = _encode(detect_answer(record, recorded=screened.recorded))
+    answer = detect_answer(record, recorded=screened.recorded)
     return JsonAnswer(answer, (b"idempotent-replayed", b"true")) if screened.replayed else JsonAnswer(answer)
 
 
@@ -178,7 +177,7 @@ async def detect_batch(request: AnyRequest) -> ASGIApp:
 
 async def _item(
     parts: Services, who: Principal, item: bytes, key: str | None, departed: Departure
-) -> DetectAnswer | ProblemDetails:
+) -> msgspec.Raw | ProblemDetails:
     """One item's answer; its problem is a value, so that it spares its siblings."""
     try:
         if len(item) > _largest_item(parts):
@@ -191,7 +190,7 @@ async def _item(
         screened = await parts.screen.screen(inquiry, recalled)
     except Problem as problem:
         return details(problem)
-    return detect_answer(screened.record, recorded=screened.recorded)
+    return msgspec.Raw(detect_answer(screened.record, recorded=screened.recorded))
 
 
 def _inquiry(parts: Services, who: Principal, body: bytes, key: str | None, departed: Departure) -> Inquiry:

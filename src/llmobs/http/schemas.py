@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
+from llmobs.by_identity import ByIdentity
 from llmobs.domain.interval import Interval
 from llmobs.domain.record import CoverageEntry, EvidenceEntry, Record
 from llmobs.domain.risk import Action, Severity
@@ -221,6 +222,7 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True):
     docs: str
 
 
+_encode = msgspec.json.Encoder().encode
 _detect_decoder = msgspec.json.Decoder(DetectRequest)
 _batch_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _object_decoder = msgspec.json.Decoder(dict[str, Any])
@@ -301,23 +303,68 @@ def _depth(data: bytes) -> int:
     return deepest
 
 
-def detect_answer(record: Record, *, recorded: bool) -> DetectAnswer:
-    """The answer that a record stands for."""
-    return DetectAnswer(
-        request_id=record.request_id,
-        action=record.action,
-        blocked=record.blocked,
-        tier_used=record.tier_used,
-        method=record.method,
-        failure_class=record.failure_class,
-        severity=record.severity,
-        confidence=record.confidence,
-        processing_time_ms=record.processing_time_ms,
-        explanation=record.explanation,
-        scores=record.scores,
-        evidence=record.evidence,
-        coverage=record.coverage,
-        degraded=record.degraded,
-        policy=PolicyReference(id=record.policy_id, version=record.policy_version),
-        recorded=recorded,
+class _Written(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """DetectAnswer with its longest parts written already."""
+
+    request_id: str
+    action: Action
+    blocked: bool
+    tier_used: int
+    method: str
+    failure_class: str | None
+    severity: Severity | None
+    confidence: float
+    processing_time_ms: float
+    explanation: str
+    scores: msgspec.Raw
+    evidence: msgspec.Raw
+    coverage: msgspec.Raw
+    degraded: bool
+    policy: PolicyReference
+    recorded: bool
+
+
+MOST_SHARED = 1_000
+"""Repeated verdicts of which parts of the answer are at hand."""
+_shared: ByIdentity[tuple[Record, tuple[msgspec.Raw, msgspec.Raw, msgspec.Raw]]] = ByIdentity(MOST_SHARED)
+"""By the coverage: the first record that had it, and its parts."""
+
+
+def detect_answer(record: Record, *, recorded: bool) -> bytes:
+    """The answer that a record stands for: a DetectAnswer in JSON."""
+    scores, evidence, coverage = _parts(record)
+    return _encode(
+        _Written(
+            request_id=record.request_id,
+            action=record.action,
+            blocked=record.blocked,
+            tier_used=record.tier_used,
+            method=record.method,
+            failure_class=record.failure_class,
+            severity=record.severity,
+            confidence=record.confidence,
+            processing_time_ms=record.processing_time_ms,
+            explanation=record.explanation,
+            scores=scores,
+            evidence=evidence,
+            coverage=coverage,
+            degraded=record.degraded,
+            policy=PolicyReference(id=record.policy_id, version=record.policy_version),
+            recorded=recorded,
+        )
     )
+
+
+def _parts(record: Record) -> tuple[msgspec.Raw, msgspec.Raw, msgspec.Raw]:
+    """Scores, evidence and coverage. Records of a repeated text share them, and they are written once."""
+    known = _shared.get(record.coverage)
+    if known is not None and known[0].evidence is record.evidence and known[0].scores is record.scores:
+        return known[1]
+    parts = (
+        msgspec.Raw(_encode(record.scores)),
+        msgspec.Raw(_encode(record.evidence)),
+        msgspec.Raw(_encode(record.coverage)),
+    )
+    if any(entry.cached for entry in record.coverage):
+        _shared.put(record.coverage, (record, parts))
+    return parts

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Row, Select, case, false, func, insert, or
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from llmobs.by_identity import ByIdentity
 from llmobs.domain.access import View
 from llmobs.domain.record import CoverageEntry, EvidenceEntry, Record
 from llmobs.domain.rerun import Decided
@@ -64,11 +65,9 @@ class DecidedRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 MOST_SHARED = 1_000
-_shared: dict[
-    int,
-    tuple[tuple[CoverageEntry, ...], tuple[EvidenceEntry, ...], dict[str, float], tuple[str, str, str]],
-] = {}
-"""By the identity of the coverage, which is held here, so that it stays its own."""
+"""Repeated verdicts of which the JSON is at hand."""
+_shared: ByIdentity[tuple[Record, tuple[str, str, str]]] = ByIdentity(MOST_SHARED)
+"""By the coverage: the first record that had it, and its texts."""
 SEARCH_ROWS = 2_000
 """Rows whose texts one statement of a search looks through."""
 
@@ -145,20 +144,12 @@ def row_of(record: Record, *, postgres: bool) -> tuple[Any, ...]:
 
 def _written(record: Record) -> tuple[str, str, str]:
     """Scores, evidence and coverage as JSON. Records of a repeated text share them, and they are written once."""
-    coverage = record.coverage
-    known = _shared.get(id(coverage))
-    if (
-        known is not None
-        and known[0] is coverage
-        and known[1] is record.evidence
-        and known[2] is record.scores
-    ):
-        return known[3]
-    texts = to_json(record.scores), to_json(record.evidence), to_json(coverage)
-    if any(entry.cached for entry in coverage):
-        if len(_shared) >= MOST_SHARED:
-            _shared.clear()
-        _shared[id(coverage)] = coverage, record.evidence, record.scores, texts
+    known = _shared.get(record.coverage)
+    if known is not None and known[0].evidence is record.evidence and known[0].scores is record.scores:
+        return known[1]
+    texts = to_json(record.scores), to_json(record.evidence), to_json(record.coverage)
+    if any(entry.cached for entry in record.coverage):
+        _shared.put(record.coverage, (record, texts))
     return texts
 
 

@@ -34,6 +34,7 @@ from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, generate_latest
 
 from llmobs import __version__
+from llmobs.by_identity import ByIdentity
 from llmobs.domain.detection import Failed, Ran, Report
 from llmobs.domain.risk import Action
 from llmobs.domain.verdict import Verdict
@@ -301,7 +302,7 @@ METRICS = {
 
 
 MOST_REPEATED = 1000
-"""Repeated verdicts whose labels are known."""
+"""Repeated verdicts of which it is known what they count."""
 
 
 class Distribution:
@@ -589,8 +590,10 @@ class Telemetry:
         self._tallies: dict[str, dict[tuple[str, ...], float]] = {}
         self._labels: dict[tuple[int, str, type[Report], bool], tuple[str, str, str]] = {}
         """Of the reports met so far: what ran or was skipped, of which there are few."""
-        self._repeated: dict[int, tuple[tuple[Report, ...], list[tuple[str, str, str]]]] = {}
-        """The same by the identity of reports that many verdicts share; they are held, so that it stays theirs."""
+        self._repeated: ByIdentity[list[tuple[dict[tuple[str, ...], float], tuple[str, ...]]]] = ByIdentity(
+            MOST_REPEATED
+        )
+        """What repeated verdicts add one to, by the reports that they share."""
         self.gauges: dict[str, Callable[[], Iterable[tuple[tuple[str, ...], float]]]] = {}
         """Where the gauges read their values; set by whoever owns the value."""
         for metric in METRICS.values():
@@ -692,35 +695,34 @@ class Telemetry:
 
     def verdict(self, verdict: Verdict) -> None:
         """A verdict was given."""
+        counts = self._repeated.get(verdict.coverage) if verdict.repeated else None
+        if counts is None:
+            counts = self._counts_of(verdict)
+            if verdict.repeated:
+                self._repeated.put(verdict.coverage, counts)
+        for tally, key in counts:
+            tally[key] += 1
+        self._histograms.record(
+            "detection_processing_time", (str(verdict.decision.tier_used),), verdict.processing_time_ms / 1000
+        )
+
+    def _counts_of(self, verdict: Verdict) -> "list[tuple[dict[tuple[str, ...], float], tuple[str, ...]]]":
+        """What the verdict adds one to."""
         tallies = self._tallies
         decision = verdict.decision
-        tier = str(decision.tier_used)
-        tallies["detection_tier"][(tier,)] += 1
-        tallies["detection_action"][verdict.policy_id, decision.action.value] += 1
+        action = decision.action.value
+        counts: list[tuple[dict[tuple[str, ...], float], tuple[str, ...]]] = [
+            (tallies["detection_tier"], (str(decision.tier_used),)),
+            (tallies["detection_action"], (verdict.policy_id, action)),
+        ]
         if decision.action is Action.BLOCK:
-            tallies["detection_blocked"][()] += 1
+            counts.append((tallies["detection_blocked"], ()))
         if decision.failure_class is not None:
-            tallies["detection_class"][verdict.policy_id, decision.failure_class, decision.action.value] += 1
+            counts.append((tallies["detection_class"], (verdict.policy_id, decision.failure_class, action)))
         if decision.degraded:
-            tallies["detection_degraded"][()] += 1
-        self._histograms.record("detection_processing_time", (tier,), verdict.processing_time_ms / 1000)
+            counts.append((tallies["detection_degraded"], ()))
         reports = tallies["detector_reports"]
-        for labels in self._labels_of(verdict):
-            reports[labels] += 1
-        if decision.evidence:
-            for source, trial in {(piece.source, piece.trial) for piece in decision.evidence}:
-                if source.startswith("rule:"):
-                    tallies["rule_hits"][source.removeprefix("rule:"), "true" if trial else "false"] += 1
-
-    def _labels_of(self, verdict: Verdict) -> list[tuple[str, str, str]]:
-        """Of its reports. Those of a repeated verdict are one object, and looked at once."""
-        coverage = verdict.coverage
-        if verdict.repeated:
-            known = self._repeated.get(id(coverage))
-            if known is not None and known[0] is coverage:
-                return known[1]
-        found = []
-        for report in coverage:
+        for report in verdict.coverage:
             kind = type(report)
             key = (report.tier, report.detector, kind, isinstance(report, Ran) and report.cached)
             labels = self._labels.get(key)
@@ -728,12 +730,13 @@ class Telemetry:
                 labels = (str(report.tier), report.detector, _status(report))
                 if kind is not Failed:  # there are two ways to fail
                     self._labels[key] = labels
-            found.append(labels)
-        if verdict.repeated:
-            if len(self._repeated) >= MOST_REPEATED:
-                self._repeated.clear()
-            self._repeated[id(coverage)] = coverage, found
-        return found
+            counts.append((reports, labels))
+        if decision.evidence:
+            for source, trial in {(piece.source, piece.trial) for piece in decision.evidence}:
+                if source.startswith("rule:"):
+                    hit = (source.removeprefix("rule:"), "true" if trial else "false")
+                    counts.append((tallies["rule_hits"], hit))
+        return counts
 
     def committed(self, rows: int, seconds: float) -> None:
         """The journal wrote a batch in one transaction."""
