@@ -117,7 +117,7 @@ train: .venv/run.stamp  ## train the shipped models from the data folder (hours 
 	$(TRAIN) -m encoder.refit $(ARGS) --trained $(abspath $(TRAINED)) --heads overconfidence hedging_excessive missing_grounding bias
 	$(TRAIN) assemble.py $(ARGS) --trained $(abspath $(TRAINED)) --out $(abspath $(HEADS)) base single
 	$(TRAIN) -m encoder.tune $(ARGS) --heads $(abspath $(HEADS)) --out $(abspath $(TRAINED))/singles
-	$(TRAIN) -m encoder.tune $(ARGS) --heads $(abspath $(HEADS)) --start $(abspath $(TRAINED))/singles/model.pt --rounded --turn 5 --rate 3e-5 --most 8000 --epochs 1 --out $(abspath $(TRAINED))/singles
+	$(TRAIN) -m encoder.tune $(ARGS) --heads $(abspath $(HEADS)) --start $(abspath $(TRAINED))/singles/model.pt --rounded --turn 5 --rate 3e-5 --most 8000 --epochs 2 --out $(abspath $(TRAINED))/singles
 	rm -f $(abspath $(TRAINED))/singles/scores-int8.jsonl
 	$(TRAIN) assemble.py $(ARGS) --trained $(abspath $(TRAINED)) --out $(abspath $(HEADS)) single
 	$(TRAIN) -m encoder.comparison --data $(abspath $(DATA)) --heads $(abspath $(HEADS)) --out $(abspath $(TRAINED))/comparison --leave

@@ -51,7 +51,7 @@ PLAN: dict[str, tuple[str, tuple[str, ...], str, float, float | None]] = {
         "prompt_injection",
         BOTH,
         "reads like instructions aimed at the model",
-        0.003,
+        0.0045,
         0.0008,
     ),
     "dangerous_request": ("dangerous_content", ("prompt",), "reads like a request for harm", 0.004, 0.0008),
@@ -79,8 +79,10 @@ BLOCK = 0.8
 LEAST_WARN, LEAST_BLOCK = -0.5, 1.0
 # Documents with ordinary imperatives come near prompt_injection, blunt words about groups near toxicity: these
 # logits were chosen with a look at our own held-out rows (planted, hate, moderation), which are no blind test since.
+# Those of dangerous_request and dangerous_answer are near those of the fourth version: with less, an answer about work at home warned.
 # The refitted heads (encoder/refit.py) put the same texts lower. Those of style never block.
-LEAST = {"prompt_injection": (1.2, 2.6), "toxicity": (1.0, 2.2), "overconfidence": (-1.2, 0.0), "hedging_excessive": (-1.2, 0.0),
+LEAST = {"prompt_injection": (1.2, 2.6), "toxicity": (1.0, 2.2), "dangerous_request": (1.9, 3.5),
+         "dangerous_answer": (2.0, 2.9), "overconfidence": (-1.2, 0.0), "hedging_excessive": (-1.2, 0.0),
          "missing_grounding": (-1.2, 0.0), "bias": (-1.2, 0.0)}  # fmt: skip
 
 LONG_OPEN = {"prompt_injection": 0.11}
