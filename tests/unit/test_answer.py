@@ -1,5 +1,8 @@
 """The answer to one text is a DetectAnswer, however it is written."""
 
+import gc
+import sys
+
 import msgspec
 import pytest
 from support.store import make_record
@@ -7,6 +10,7 @@ from support.store import make_record
 from llmobs.domain.record import CoverageEntry, EvidenceEntry, Record
 from llmobs.domain.risk import Action, Severity
 from llmobs.http.schemas import DetectAnswer, PolicyReference, detect_answer
+from llmobs.store.records import row_of
 
 COVERAGE = (
     CoverageEntry(tier=1, detector="rules", status="ran", ms=0.1),
@@ -51,3 +55,13 @@ def test_a_shared_part_is_not_taken_for_another_record_s() -> None:
         assert msgspec.json.decode(detect_answer(record, recorded=True), type=DetectAnswer) == whole(
             record, recorded=True
         )
+
+
+def test_no_record_is_kept_for_what_it_shares() -> None:
+    record = make_record(
+        coverage=(msgspec.structs.replace(AGAIN[0], tier=2),), llm_response="a text of its own"
+    )
+    detect_answer(record, recorded=True)
+    row_of(record, postgres=False)
+    held = sys.getrefcount(record)
+    assert held <= 2, gc.get_referrers(record)  # this function's, and the count's own

@@ -326,8 +326,9 @@ class _Written(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 MOST_SHARED = 1_000
 """Repeated verdicts of which parts of the answer are at hand."""
-_shared: ByIdentity[tuple[Record, tuple[msgspec.Raw, msgspec.Raw, msgspec.Raw]]] = ByIdentity(MOST_SHARED)
-"""By the coverage: the first record that had it, and its parts."""
+_Parts = tuple[msgspec.Raw, msgspec.Raw, msgspec.Raw]
+_shared: ByIdentity[tuple[tuple[EvidenceEntry, ...], dict[str, float], _Parts]] = ByIdentity(MOST_SHARED)
+"""By the coverage: the evidence and the scores beside it, and the JSON of all three. No record is held, for it has a text."""
 
 
 def detect_answer(record: Record, *, recorded: bool) -> bytes:
@@ -355,16 +356,16 @@ def detect_answer(record: Record, *, recorded: bool) -> bytes:
     )
 
 
-def _parts(record: Record) -> tuple[msgspec.Raw, msgspec.Raw, msgspec.Raw]:
+def _parts(record: Record) -> _Parts:
     """Scores, evidence and coverage. Records of a repeated text share them, and they are written once."""
     known = _shared.get(record.coverage)
-    if known is not None and known[0].evidence is record.evidence and known[0].scores is record.scores:
-        return known[1]
+    if known is not None and known[0] is record.evidence and known[1] is record.scores:
+        return known[2]
     parts = (
         msgspec.Raw(_encode(record.scores)),
         msgspec.Raw(_encode(record.evidence)),
         msgspec.Raw(_encode(record.coverage)),
     )
     if any(entry.cached for entry in record.coverage):
-        _shared.put(record.coverage, (record, parts))
+        _shared.put(record.coverage, (record.evidence, record.scores, parts))
     return parts

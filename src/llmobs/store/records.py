@@ -66,8 +66,10 @@ class DecidedRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 MOST_SHARED = 1_000
 """Repeated verdicts of which the JSON is at hand."""
-_shared: ByIdentity[tuple[Record, tuple[str, str, str]]] = ByIdentity(MOST_SHARED)
-"""By the coverage: the first record that had it, and its texts."""
+_shared: ByIdentity[tuple[tuple[EvidenceEntry, ...], dict[str, float], tuple[str, str, str]]] = ByIdentity(
+    MOST_SHARED
+)
+"""By the coverage: the evidence and the scores beside it, and the JSON of all three. No record is held, for it has a text."""
 SEARCH_ROWS = 2_000
 """Rows whose texts one statement of a search looks through."""
 
@@ -145,11 +147,11 @@ def row_of(record: Record, *, postgres: bool) -> tuple[Any, ...]:
 def _written(record: Record) -> tuple[str, str, str]:
     """Scores, evidence and coverage as JSON. Records of a repeated text share them, and they are written once."""
     known = _shared.get(record.coverage)
-    if known is not None and known[0].evidence is record.evidence and known[0].scores is record.scores:
-        return known[1]
+    if known is not None and known[0] is record.evidence and known[1] is record.scores:
+        return known[2]
     texts = to_json(record.scores), to_json(record.evidence), to_json(record.coverage)
     if any(entry.cached for entry in record.coverage):
-        _shared.put(record.coverage, (record, texts))
+        _shared.put(record.coverage, (record.evidence, record.scores, texts))
     return texts
 
 
