@@ -29,7 +29,7 @@ from llmobs.domain.subject import Subject
 from llmobs.http.schemas import detect_answer, read_detect
 from llmobs.ids import new_request_id
 from llmobs.policies import load_policies
-from llmobs.screen import Inquiry, Screen, examine
+from llmobs.screen import Inquiry, Recalled, Screen, examine
 from llmobs.settings import Settings
 from llmobs.store.records import row_of
 from llmobs.telemetry.instruments import Telemetry
@@ -87,8 +87,9 @@ def main() -> None:
     )
     verdicts = [finished(examine(whole, policy, one)) for one in inquiries]
     record = screen._record  # noqa: SLF001  # a part of its own in the table
+    unknown = Recalled(policy, None, None, 0.0)
     records: list[Record] = [
-        finished(record(one, verdict, None)) for one, verdict in zip(inquiries, verdicts, strict=True)
+        finished(record(one, verdict, unknown)) for one, verdict in zip(inquiries, verdicts, strict=True)
     ]
     bodies = [json.dumps({"llm_response": text}).encode() for text in texts]
     reports = [verdict.coverage for verdict in verdicts]
@@ -104,7 +105,7 @@ def main() -> None:
     alone["decide"] = micros(lambda r: decide(policy, r), reports)
     alone["request id"] = micros(lambda _: new_request_id(), reports)
     alone["record"] = micros(
-        lambda pair: finished(record(*pair, None)), list(zip(inquiries, verdicts, strict=True))
+        lambda pair: finished(record(*pair, unknown)), list(zip(inquiries, verdicts, strict=True))
     )
     alone["row for SQLite"] = micros(lambda r: row_of(r, postgres=False), records)
     alone["row for PostgreSQL"] = micros(lambda r: row_of(r, postgres=True), records)

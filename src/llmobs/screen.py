@@ -183,9 +183,8 @@ class Screen:
         Pass what `recall` said of this inquiry, if it was asked.
         """
         if inquiry.idempotency_key is not None:
-            self.policy_named(
-                inquiry.policy, inquiry.client_id
-            )  # a name that is wrong is told of in any case
+            # A name that is wrong is told of in any case.
+            self.policy_named(inquiry.policy, inquiry.client_id)
             first = await self._journal.by_idempotency_key(inquiry.client_id, inquiry.idempotency_key)
             if first is not None:
                 return _replay(inquiry, first)
