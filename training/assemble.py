@@ -91,8 +91,11 @@ in it reads like any document, word by word."""
 SHORT_OPEN = {"prompt_injection": 0.045}
 """The same of other prompts; OPEN is of answers alone for these heads. One threshold for both left 0.3 % of harmless
 prompts and 3 % of harmless answers to tier 2, and half of the attacks in unusual words were cleared."""
-LONG_LESS = {"prompt_injection": 1.4}
+LONG_LESS = {"prompt_injection": 2.2}
 """What documents have taken off: with less, one in seven of our clean documents full of imperatives warned."""
+WORDED = {"prompt_injection": 0.23}
+"""Score of the lexical classifier from which a long text has nothing taken off. Chosen, with LONG_LESS, on our held-out
+documents and on jailbreaks from the wild."""
 
 
 def logit(share: float) -> float:
@@ -189,7 +192,7 @@ def graph(trained: Path, outputs: int, layers: int = 6) -> tuple[bytes, bytes]:
     with tempfile.TemporaryDirectory() as place:
         plain, small = Path(place) / "fp32.onnx", Path(place) / "int8.onnx"
         export(model, plain)
-        quantise(plain, small)
+        quantise(plain, small, again=True)
         return small.read_bytes(), plain.read_bytes()
 
 
@@ -261,6 +264,7 @@ def single(said: argparse.Namespace) -> None:
                 "note": note,
                 "foreign": 0.0,  # training/foreign.py fits it
                 "long": LONG_LESS.get(head, 0.0),
+                "worded": WORDED.get(head, 1.0),
                 "needs_no_documents": head == "missing_grounding",
             }
         )
@@ -406,9 +410,10 @@ def comparison(said: argparse.Namespace) -> None:
     model = Compare()
     model.load_state_dict(torch.load(said.trained / "comparison" / "model.pt", weights_only=True))
     with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / "comparison.onnx"
-        export_comparison(model, path)
-        content = path.read_bytes()
+        plain, small = Path(place) / "fp32.onnx", Path(place) / "int8.onnx"
+        export_comparison(model, plain)
+        quantise(plain, small)
+        content = small.read_bytes()
     session = runner(content)
     words = load_words(Artefacts(said.out / "words"))
     embedder = Embedder(Artefacts(said.out / "base"), words)

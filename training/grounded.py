@@ -37,7 +37,7 @@ from llmobs.detect.tier2_encoder.grounded import (
 )
 from llmobs.detect.tier2_encoder.words import load_words
 
-OWN_SHARE = 0.2
+OWN_SHARE = 0.5
 """How much each file of our own passages counts beside a public source: its claims were written so that the words
 shared with the passage tell nothing, which they do in most answers."""
 CONTRADICTED, NOT_SUPPORTED, SUPPORTED = 2, 1, 0
@@ -77,7 +77,8 @@ def measure(
                 )
     # Of our own passages, those that were left out; each claim is a row of its own.
     asked += [one for one in own(hand / "passages") if left_out(one)]
-    asked += answers(hand / "held_out" / "grounded_answers.jsonl")
+    for path in sorted((hand / "held_out").glob("grounded_answers*.jsonl")):
+        asked += answers(path)
     values = np.zeros((len(asked), len(FEATURES)), dtype=np.float32)
     passages_of: dict[str, Passages] = {}
     for number, one in enumerate(asked):
@@ -285,7 +286,7 @@ def main() -> None:
     offset += logit(0.6) - even_level(got, weights, offset)
     supported = got["against"] == 0
     _, calm = by_row((got["values"] @ c_weights)[supported], got["label"][supported], got["row"][supported])
-    c_weights, c_offset = anchored(c_weights, calm, (0.2, 0.5), (0.02, 0.8))
+    c_weights, c_offset = anchored(c_weights, calm, (0.06, 0.5), (0.008, 0.8))
     off_topic = (
         json.loads((said.base / "manifest.json").read_text())["off_topic"]
         if said.keep_relevance

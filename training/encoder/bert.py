@@ -54,13 +54,22 @@ class Encoder(nn.Module):
 
     def tokens(self, ids: torch.Tensor, seen: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
         """Map ids, seen (1 where a token is) and kinds, all (texts, tokens), to token vectors."""
+        return self.after(len(self.layers), ids, seen, kinds)[0]
+
+    def after(
+        self, layers: int, ids: torch.Tensor, seen: torch.Tensor, kinds: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token vectors of the whole encoder, and of its first `layers` layers."""
         places = torch.arange(ids.shape[1], device=ids.device)
         x = self.words(ids) + self.places(places)[None] + self.kinds(kinds)
         x = self.drop(self.norm(x))
         mask = (1.0 - seen.to(x.dtype))[:, None, None, :] * -10000.0
-        for layer in self.layers:
+        between = x
+        for number, layer in enumerate(self.layers, 1):
             x = layer(x, mask)
-        return x
+            if number == layers:
+                between = x
+        return x, between
 
 
 def load_base(encoder: Encoder, tensors: dict[str, torch.Tensor]) -> None:

@@ -1,13 +1,15 @@
 """Train the comparison of a claim with its evidence over the served base encoder, which stays as it is.
 
-`python -m encoder.comparison --data DIR --heads src/llmobs/data/heads --out DIR [--leave]`: with `--leave`
-four public sources and a fifth of our own passages are left out and scored, so that training/grounded.py can
+`python -m encoder.comparison --data DIR --base DIR --heads src/llmobs/data/heads --out DIR [--leave] [--start FILE]`: with
+`--leave` four public sources and a fifth of our own passages are left out and scored, so that training/grounded.py can
 weigh what it says of text that it has not seen; without, all but the held-out answers are learnt from and `model.pt`
 ships. Vectors are computed once, by the graph that serves.
 
-The network is a small one after decomposable attention (Parikh et al. 2016): each word piece of the claim looks
-for its like in the evidence, by vectors in context and alone; what it finds is compared with it; one transformer
-layer reads the comparisons as a sentence, so that "failed to" or "only" can count.
+Claim and evidence pass the first layers of the base alone, so that a passage is read once for all claims, and its last
+two layers together, which are fine-tuned for it (after DeFormer, Cao et al. 2020). Learning from a few ten thousand pairs
+which words to compare takes long, so that is given: before the layers each piece of the claim is compared with what
+it finds of its like in the evidence (decomposable attention, Parikh et al. 2016), and in them pieces attend more to
+those of the other text that are like them.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import nn
 
 from llmobs.detect.artefacts import Artefacts
@@ -35,7 +38,7 @@ from llmobs.detect.tier2_encoder.evidence import Passages, sentences
 from llmobs.detect.tier2_encoder.grounded import claims
 from llmobs.detect.tier2_encoder.words import Words, load_words
 
-from .bert import Layer
+from .bert import Encoder, Layer, load_base
 from .pace import quickest
 from .pairs import swapped
 from .singles import SEED, read
@@ -171,12 +174,29 @@ def left_out(one: Asked) -> bool:
     return one.source in LEFT or one.source == "halueval_summ" or one.source.startswith("held_")
 
 
+class Together(Layer):
+    """A layer of the base over both texts; `leaning` says how much each of its heads attends by likeness of words."""
+
+    def __init__(self, width: int, heads: int, inner: int) -> None:
+        super().__init__(width, heads, inner)
+        self.leaning = nn.Parameter(torch.tensor([4.0] * 3 + [2.0] * 3 + [0.0] * (heads - 6)))
+
+    def both(self, x: torch.Tensor, mask: torch.Tensor, alike: torch.Tensor) -> torch.Tensor:
+        """Map (pairs, pieces, width) to the same shape; `alike` (pairs, pieces, pieces) is 0 within a text."""
+        return self.forward(x, mask + alike[:, None] * self.leaning.view(1, -1, 1, 1))
+
+
 class Compare(nn.Module):
     """See the module's docstring. All inputs are padded; `told` and `known` say where a piece is."""
 
-    def __init__(self, width: int = 128, looks: int = 4, each: int = 48, drop: float = 0.2) -> None:
+    def __init__(
+        self, layers: int = 2, width: int = 128, looks: int = 4, each: int = 48, drop: float = 0.1
+    ) -> None:
         super().__init__()
         self.looks, self.each = looks, each
+        self.layers = nn.ModuleList(Together(WIDTH, 12, 4 * WIDTH) for _ in range(layers))
+        self.kinds = nn.Parameter(torch.zeros(2, WIDTH))
+        self.flags = nn.Parameter(torch.randn(3, WIDTH) * 0.02)
         self.mixed = nn.Linear(2 * WIDTH, width)
         self.context = nn.Linear(WIDTH, looks * each, bias=False)
         self.alone = nn.Linear(WIDTH, looks * each, bias=False)
@@ -186,27 +206,30 @@ class Compare(nn.Module):
             nn.Linear(4 * width + 2 * looks + 3, 2 * width),
             nn.GELU(),
             nn.Dropout(drop),
-            nn.Linear(2 * width, width),
+            nn.Linear(2 * width, WIDTH),
         )
-        self.places = nn.Parameter(torch.randn(MOST_OF_CLAIM, width) * 0.02)
-        self.read = Layer(width, 8, 2 * width)
-        self.read.heads = 4
-        self.look = nn.Linear(width, len(OUTPUTS))
-        wide = 3 * width + 8
+        self.norm = nn.LayerNorm(WIDTH)
+        self.look = nn.Linear(WIDTH, len(OUTPUTS))
+        wide = 3 * WIDTH + 8
         self.plain = nn.Linear(wide, len(OUTPUTS))
         self.deep = nn.Sequential(
-            nn.Linear(wide, width), nn.GELU(), nn.Dropout(drop), nn.Linear(width, len(OUTPUTS))
+            nn.Linear(wide, 256), nn.GELU(), nn.Dropout(drop), nn.Linear(256, len(OUTPUTS))
         )
         self.drop = nn.Dropout(drop)
 
+    def begin(self, base: Encoder) -> None:
+        """Take the last layers of the base."""
+        for mine, theirs in zip(self.layers, base.layers[-len(self.layers) :], strict=True):
+            mine.load_state_dict(theirs.state_dict(), strict=False)
+
     def forward(
         self, claim: torch.Tensor, claim_alone: torch.Tensor, evidence: torch.Tensor, evidence_alone: torch.Tensor,
-        held: torch.Tensor, asked: torch.Tensor, told: torch.Tensor, known: torch.Tensor,
+        held: torch.Tensor, asked: torch.Tensor, said: torch.Tensor, told: torch.Tensor, known: torch.Tensor,
     ) -> torch.Tensor:  # fmt: skip
         """Logits (pairs, OUTPUTS)."""
         n, length, _ = claim.shape
-        mine = F.gelu(self.mixed(self.drop(torch.cat([claim, claim_alone], -1))))
-        theirs = F.gelu(self.mixed(self.drop(torch.cat([evidence, evidence_alone], -1))))
+        mine = F.gelu(self.mixed(torch.cat([claim, claim_alone], -1)))
+        theirs = F.gelu(self.mixed(torch.cat([evidence, evidence_alone], -1)))
         away = (1.0 - known)[:, None, None, :] * -1e4
 
         def alike(by: nn.Linear, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -217,13 +240,13 @@ class Compare(nn.Module):
             return a @ b.transpose(-1, -2)
 
         context, alone = alike(self.context, claim, evidence), alike(self.alone, claim_alone, evidence_alone)
-        raw = claim @ evidence.transpose(1, 2)
+        raw = claim_alone @ evidence_alone.transpose(1, 2)
         scores = context * self.sharp[:, 0].view(1, -1, 1, 1) + alone * self.sharp[:, 1].view(1, -1, 1, 1)
         weights = torch.softmax(scores + 3.0 * raw[:, None] + away, dim=-1)
         values = self.value(theirs).reshape(n, evidence.shape[1], self.looks, -1).transpose(1, 2)
         found = (weights @ values).transpose(1, 2).reshape(n, length, -1)
         nearest = (raw + away[:, 0]).amax(-1, keepdim=True)
-        x = self.compare(
+        compared = self.compare(
             torch.cat(
                 [
                     mine, found, (mine - found).abs(), mine * found, (context + away).amax(-1).transpose(1, 2),
@@ -232,10 +255,25 @@ class Compare(nn.Module):
                 -1,
             )
         )  # fmt: skip
-        x = self.read(x + self.places[:length], (1.0 - told)[:, None, None, :] * -1e4)
-        look = torch.softmax(self.look(x) + (1.0 - told)[..., None] * -1e4, dim=1)
+        flags = held[..., None] * self.flags[0] + asked[..., None] * self.flags[1]
+        x = torch.cat(
+            [
+                claim + 0.3 * self.norm(compared) + self.kinds[0] + flags,
+                evidence + self.kinds[1] + said[..., None] * self.flags[2],
+            ],
+            1,
+        )
+        mask = (1.0 - torch.cat([told, known], 1))[:, None, None, :] * -1e4
+        # Likeness of claim to evidence and back; nothing within either.
+        across = torch.cat([F.pad(raw, (length, 0)), F.pad(raw.transpose(1, 2), (0, evidence.shape[1]))], 1)
+        x = self.drop(x)
+        for layer in self.layers:
+            x = layer.both(x, mask, across)  # type: ignore[operator]
+        x = x[:, :length]
+        off = (1.0 - told)[..., None] * -1e4
+        look = torch.softmax(self.look(x) + off, dim=1)
         pooled = (look.transpose(1, 2) @ x).flatten(1)
-        largest = (x + (1.0 - told)[..., None] * -1e4).amax(1)
+        largest = (x + off).amax(1)
         count = told.sum(1).clamp(min=1.0)
         gap = (1.0 - nearest[..., 0]) * told
         new = (1.0 - held) * told
@@ -257,23 +295,16 @@ class Vectors:
         self.pairs = pairs
         self.words: Words = load_words(Artefacts(heads / "words"))
         embedder = Embedder(Artefacts(heads / "base"), self.words)
-        texts = sorted({t for p in pairs for t in (p.evidence, claim_with(p.query, p.claim), p.query) if t})
+        texts = sorted({t for p in pairs for t in (p.evidence, claim_with(p.query, p.claim)) if t})
         known: dict[str, tuple[tuple[int, ...], Any]] = (
             pickle.loads(kept.read_bytes()) if kept.exists() else {}
         )
         missing = [text for text in texts if text not in known]
-        asked_only = (
-            {p.query for p in pairs}
-            - {p.evidence for p in pairs}
-            - {claim_with(p.query, p.claim) for p in pairs}
-        )
         print(len(texts), "texts,", len(missing), "to embed", flush=True)
 
         def embed(text: str) -> tuple[str, tuple[int, ...], Any]:
-            if text in asked_only:
-                return text, tuple(embedder.ids(text)), None
             found = embedder(text)
-            return text, found.ids, found.words.astype(np.float16)
+            return text, found.ids, found.halfway.astype(np.float16)
 
         started = time.time()
         with ThreadPoolExecutor(2) as pool:
@@ -284,14 +315,19 @@ class Vectors:
         if missing:
             kept.write_bytes(pickle.dumps(known, protocol=5))
         self.known = known
+        self.asked = {query: frozenset(embedder.ids(query)) for query in {p.query for p in pairs}}
+
+    def told(self, index: int) -> tuple[tuple[int, ...], Any]:
+        """Word pieces and vectors of a pair's claim."""
+        return self.known[claim_with(self.pairs[index].query, self.pairs[index].claim)]
 
     def length(self, index: int) -> int:
-        """Word pieces of a pair's evidence."""
-        return len(self.known[self.pairs[index].evidence][0])
+        """Word pieces of a pair."""
+        return len(self.known[self.pairs[index].evidence][0]) + len(self.told(index)[0])
 
     def batch(self, indices: list[int], chance: random.Random | None) -> tuple[torch.Tensor, ...]:
         """Inputs of Compare; in training a question is at times not told."""
-        told = [self.known[claim_with(self.pairs[i].query, self.pairs[i].claim)] for i in indices]
+        told = [self.told(i) for i in indices]
         known = [self.known[self.pairs[i].evidence] for i in indices]
         size = len(indices)
         n = min(MOST_OF_CLAIM, max(len(ids) for ids, _ in told))
@@ -299,7 +335,7 @@ class Vectors:
         claim, claim_alone = np.zeros((2, size, n, WIDTH), np.float32)
         evidence, evidence_alone = np.zeros((2, size, m, WIDTH), np.float32)
         held, asked, here = np.zeros((3, size, n), np.float32)
-        there = np.zeros((size, m), np.float32)
+        said, there = np.zeros((2, size, m), np.float32)
         for row, (index, mine, theirs) in enumerate(zip(indices, told, known, strict=True)):
             a, b = mine[0][:n], theirs[0][:m]
             claim[row, : len(a)], evidence[row, : len(b)] = mine[1][: len(a)], theirs[1][: len(b)]
@@ -307,60 +343,74 @@ class Vectors:
                 unit_rows(self.words, a),
                 unit_rows(self.words, b),
             )
-            words = frozenset(b)
-            held[row, : len(a)] = [piece in words for piece in a]
+            in_claim, in_evidence = frozenset(a), frozenset(b)
+            held[row, : len(a)] = [piece in in_evidence for piece in a]
+            said[row, : len(b)] = [piece in in_claim for piece in b]
             here[row, : len(a)] = there[row, : len(b)] = 1.0
             query = self.pairs[index].query
             if query and not (chance and chance.random() < 0.2):
-                of = frozenset(self.known[query][0])
+                of = self.asked[query]
                 asked[row, : len(a)] = [piece in of for piece in a]
         return tuple(
             torch.from_numpy(x)
-            for x in (claim, claim_alone, evidence, evidence_alone, held, asked, here, there)
+            for x in (claim, claim_alone, evidence, evidence_alone, held, asked, said, here, there)
         )
 
     def batches(self, indices: list[int], size: int, chance: random.Random) -> list[list[int]]:
         """Indices by like length, the batches shuffled."""
-        order = sorted(indices, key=lambda i: self.length(i) + chance.random() * 25)
+        order = sorted(indices, key=lambda i: self.length(i) + chance.random() * 12)
         made = [order[at : at + size] for at in range(0, len(order), size)]
         chance.shuffle(made)
         return made
 
 
-def train(data: Vectors, indices: list[int], epochs: int, rate: float, seed: int) -> Compare:
-    """Fit from nothing."""
+def train(
+    data: Vectors, indices: list[int], epochs: int, rate: float, seed: int, base: Path, start: Path | None
+) -> Compare:
+    """Fit from the base, or go on from `start` at half the rate."""
     torch.manual_seed(seed)
     chance = random.Random(seed)
     model = Compare()
-    best = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.03)
-    steps = epochs * math.ceil(len(indices) / 64)
-    plan = torch.optim.lr_scheduler.OneCycleLR(best, rate, total_steps=steps + 1, pct_start=0.1)
+    if start:
+        model.load_state_dict(torch.load(start, weights_only=True))
+        rate /= 2
+    else:
+        encoder = Encoder()
+        load_base(encoder, load_file(base / "model.safetensors"))
+        model.begin(encoder)
+    old = [p for name, p in model.named_parameters() if name.startswith("layers.") and "leaning" not in name]
+    known = {id(p) for p in old}
+    fresh = [p for p in model.parameters() if id(p) not in known]
+    best = torch.optim.AdamW([{"params": old}, {"params": fresh}], lr=rate, weight_decay=0.02)
+    size = 48
+    steps = epochs * math.ceil(len(indices) / size)
+    plan = torch.optim.lr_scheduler.OneCycleLR(best, [rate, 8 * rate], total_steps=steps + 1, pct_start=0.08)
     started = time.time()
     for epoch in range(epochs):
         model.train()
         total = 0.0
-        found = data.batches(indices, 64, chance)
-        with ThreadPoolExecutor(1) as ahead:
-            coming = ahead.submit(data.batch, found[0], chance)
-            for number, batch in enumerate(found):
-                fed = coming.result()
-                if number + 1 < len(found):
-                    coming = ahead.submit(data.batch, found[number + 1], chance)
-                labels = torch.tensor([data.pairs[i].labels for i in batch])
-                weights = torch.tensor([data.pairs[i].weight for i in batch])
-                with quickest():
-                    logits = model(*fed)
-                each = F.binary_cross_entropy_with_logits(
-                    logits.float(), torch.nan_to_num(labels) * 0.94 + 0.03, reduction="none"
+        for number, batch in enumerate(data.batches(indices, size, chance), 1):
+            fed = data.batch(batch, chance)
+            labels = torch.tensor([data.pairs[i].labels for i in batch])
+            weights = torch.tensor([data.pairs[i].weight for i in batch])
+            with quickest():
+                logits = model(*fed)
+            each = F.binary_cross_entropy_with_logits(
+                logits.float(), torch.nan_to_num(labels) * 0.94 + 0.03, reduction="none"
+            )
+            loss = (each * ~torch.isnan(labels) * weights[:, None]).sum() / len(batch)
+            best.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            best.step()
+            plan.step()
+            total += loss.item()
+            if number % 100 == 0:
+                print(
+                    f"epoch {epoch + 1} step {number} loss {total / 100:.4f} {time.time() - started:.0f} s",
+                    flush=True,
                 )
-                loss = (each * ~torch.isnan(labels) * weights[:, None]).sum() / len(batch)
-                best.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                best.step()
-                plan.step()
-                total += loss.item()
-        print(f"epoch {epoch + 1} loss {total / len(found):.4f} {time.time() - started:.0f} s", flush=True)
+                total = 0.0
     return model
 
 
@@ -424,10 +474,12 @@ def main() -> None:
     ask.add_argument("--own", type=Path, default=Path(__file__).parents[1] / "handwritten")
     ask.add_argument("--heads", type=Path, required=True)
     ask.add_argument("--out", type=Path, required=True)
+    ask.add_argument("--base", type=Path, required=True)
     ask.add_argument("--leave", action="store_true")
-    ask.add_argument("--epochs", type=int, default=8)
+    ask.add_argument("--start", type=Path, help="a model to go on from")
+    ask.add_argument("--epochs", type=int, default=2)
     ask.add_argument("--made", type=int, default=2000)
-    ask.add_argument("--rate", type=float, default=1e-3)
+    ask.add_argument("--rate", type=float, default=1e-4)
     said = ask.parse_args()
     said.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(2)
@@ -437,11 +489,11 @@ def main() -> None:
     unused = {*left, *(i for i, one in enumerate(pairs) if one.source.startswith("held_"))}
     used = [i for i in range(len(pairs)) if i not in unused]
     print(len(used), "pairs", flush=True)
-    model = train(data, used, said.epochs, said.rate, SEED)
+    model = train(data, used, said.epochs, said.rate, SEED, said.base, said.start)
     name = "left" if said.leave else "model"
     torch.save(model.state_dict(), said.out / f"{name}.pt")
-    if left:
-        told_of([pairs[i] for i in left], score(model, data, left))
+    shown = left or sorted(unused)
+    told_of([pairs[i] for i in shown], score(model, data, shown))
 
 
 if __name__ == "__main__":

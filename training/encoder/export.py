@@ -11,6 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import nn
 
+HALFWAY = 4
+"""Layers of the base that claim and evidence pass alone; the comparison goes on from there with both."""
+
 
 class Served(nn.Module):
     """What is served: probabilities come later, from the manifest's calibration."""
@@ -28,15 +31,17 @@ class Served(nn.Module):
 
 
 class Tokens(nn.Module):
-    """The encoder alone: one vector a token."""
+    """The encoder alone: one vector a token, and one before the layers that the comparison replaces."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, ids: torch.Tensor, seen: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
-        """Token vectors (texts, tokens, width)."""
-        return self.encoder.tokens(ids, seen, kinds)
+    def forward(
+        self, ids: torch.Tensor, seen: torch.Tensor, kinds: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token vectors (texts, tokens, width), of all layers and of the first HALFWAY."""
+        return self.encoder.after(HALFWAY, ids, seen, kinds)
 
 
 def export(model: nn.Module, path: Path) -> None:
@@ -46,7 +51,7 @@ def export(model: nn.Module, path: Path) -> None:
 
 def export_tokens(encoder: nn.Module, path: Path) -> None:
     """Write the encoder alone to `path` in fp32 with free text and token axes."""
-    _export(Tokens(encoder), path, ["tokens"])
+    _export(Tokens(encoder), path, ["tokens", "halfway"])
 
 
 def _export(module: nn.Module, path: Path, outputs: list[str]) -> None:
@@ -80,11 +85,11 @@ class OnePair(nn.Module):
 
     def forward(
         self, claim: torch.Tensor, claim_alone: torch.Tensor, evidence: torch.Tensor,
-        evidence_alone: torch.Tensor, held: torch.Tensor, asked: torch.Tensor,
+        evidence_alone: torch.Tensor, held: torch.Tensor, asked: torch.Tensor, said: torch.Tensor,
     ) -> torch.Tensor:  # fmt: skip
         """Logits (outputs,) of claim (n, width) and evidence (m, width)."""
-        fed = (one.unsqueeze(0) for one in (claim, claim_alone, evidence, evidence_alone, held, asked))
-        here, there = torch.ones_like(held).unsqueeze(0), torch.ones_like(evidence[:, 0]).unsqueeze(0)
+        fed = (one.unsqueeze(0) for one in (claim, claim_alone, evidence, evidence_alone, held, asked, said))
+        here, there = torch.ones_like(held).unsqueeze(0), torch.ones_like(said).unsqueeze(0)
         return self.model(*fed, here, there)[0]
 
 
@@ -92,15 +97,17 @@ def export_comparison(model: nn.Module, path: Path) -> None:
     """Write the comparison to `path` in fp32 with free lengths."""
     pair = OnePair(model).eval()
     claim, evidence = torch.randn(7, 384), torch.randn(19, 384)
-    flags = torch.zeros(7)
-    names = ["claim", "claim_alone", "evidence", "evidence_alone", "held", "asked"]
+    told, known = torch.zeros(7), torch.zeros(19)
+    names = ["claim", "claim_alone", "evidence", "evidence_alone", "held", "asked", "said"]
     torch.onnx.export(
         pair,
-        (claim, claim.clone(), evidence, evidence.clone(), flags, flags.clone()),
+        (claim, claim.clone(), evidence, evidence.clone(), told, told.clone(), known),
         str(path),
         input_names=names,
         output_names=["logits"],
-        dynamic_axes={name: {0: "known" if name.startswith("evidence") else "told"} for name in names},
+        dynamic_axes={
+            name: {0: "known" if name.startswith("evidence") or name == "said" else "told"} for name in names
+        },
         opset_version=18,
         dynamo=False,
     )
@@ -111,10 +118,11 @@ STRETCH = 1.045
 has learnt since would be lost. A grid that is a little coarser rounds it like any other weights."""
 
 
-def quantise(source: Path, target: Path) -> None:
+def quantise(source: Path, target: Path, *, again: bool = False) -> None:
     """Matrix weights and embeddings to int8, activations scaled on the fly.
 
-    Per channel and in 7 bits, which every CPU computes exactly; one scale a row of the embeddings.
+    Per channel and in 7 bits, which every CPU computes exactly; one scale a row of the embeddings. `again` says that
+    the weights were read back from such a graph once.
     """
     quantize_dynamic(
         str(source),
@@ -124,7 +132,8 @@ def quantise(source: Path, target: Path) -> None:
         weight_type=QuantType.QInt8,
         op_types_to_quantize=["MatMul"],
     )
-    _stretch(source, target)
+    if again:
+        _stretch(source, target)
     _quantise_embeddings(target)
 
 

@@ -52,7 +52,7 @@ class Learned(msgspec.Struct, frozen=True):
         """The detectors of tier 2. `classes_by_example` names the classes that policies define so."""
         budget = deadline_s * SHARE_OF_DEADLINE
         return (
-            HeadsDetector(self.encoder, self.workers, budget),
+            HeadsDetector(self.encoder, self.lexical, self.workers, budget),
             GroundednessDetector(self.embedder, self.comparison, self.grounded, self.workers, budget),
             RelevanceDetector(self.embedder, self.grounded, self.workers),
             ExemplarsDetector(self.embedder, self.workers, budget, classes_by_example),

@@ -1,4 +1,4 @@
-"""A claim and its evidence compared word by word by a small trained network over the base encoder's vectors."""
+"""A claim and its evidence read together by a trained network that goes on where the base encoder is halfway."""
 
 from typing import Any
 
@@ -41,18 +41,20 @@ def inputs(
 ) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
     """What the graph is given; `asked` are the word pieces of the question. training/encoder/comparison.py pads the same.
 
-    Vectors in context and without (rows of the word table), all of length 1, of claim (n, 384) and evidence
-    (m, 384); `held` and `asked` (n,) tell which pieces of the claim stand in evidence and question.
+    Of claim (n, 384) and evidence (m, 384): vectors in context, as the base has them halfway, and without (rows of the
+    word table, of length 1); `held` and `asked` (n,) tell which pieces of the claim stand in evidence and question,
+    `said` (m,) which of the evidence stand in the claim.
     """
     told, known = claim.ids[:MOST_OF_CLAIM], evidence.ids[:MOST_OF_EVIDENCE]
-    held = frozenset(known)
+    held, here = frozenset(known), frozenset(told)
     return {
-        "claim": claim.words[:MOST_OF_CLAIM],
+        "claim": claim.halfway[:MOST_OF_CLAIM],
         "claim_alone": unit_rows(words, told),
-        "evidence": evidence.words[:MOST_OF_EVIDENCE],
+        "evidence": evidence.halfway[:MOST_OF_EVIDENCE],
         "evidence_alone": unit_rows(words, known),
         "held": np.array([piece in held for piece in told], dtype=np.float32),
         "asked": np.array([piece in asked for piece in told], dtype=np.float32),
+        "said": np.array([piece in here for piece in known], dtype=np.float32),
     }
 
 

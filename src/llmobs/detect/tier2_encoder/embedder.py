@@ -1,4 +1,4 @@
-"""The base encoder, untouched by training: vectors of texts and of their words."""
+"""The base encoder, untouched by training: vectors of texts and of their words, and where its last layers begin."""
 
 from collections import OrderedDict
 from threading import Lock
@@ -18,7 +18,7 @@ Vectors = NDArray[np.float32]
 LONGEST = 254
 """Word pieces of one text; what is longer is cut here, so callers cut into sentences first."""
 MOST_KEPT = 64
-"""Embedded texts kept in memory, at most 0.4 MB each."""
+"""Embedded texts kept in memory, at most 0.8 MB each."""
 ALIKE = 0.97
 """Least cosine of a probe's vector to the one recorded: int8 sums differ a little by processor."""
 
@@ -47,6 +47,8 @@ class Embedded(msgspec.Struct, frozen=True):
     """(pieces, 384)."""
     whole: Vectors
     """(384,): the mean, as the base was trained to be compared."""
+    halfway: Vectors
+    """(pieces, 384), not of length 1: what the layers before the last two say; the comparison reads on from there."""
 
 
 class Embedder:
@@ -56,7 +58,7 @@ class Embedder:
         self._table = words
         self._manifest = artefacts.told(EmbedderManifest)
         self._tokenizer: Tokenizer = tokenizer_of(artefacts)
-        self._session: ort.InferenceSession = session_of(artefacts, ["tokens"])
+        self._session: ort.InferenceSession = session_of(artefacts, ["tokens", "halfway"])
         self._kept: OrderedDict[str, Embedded] = OrderedDict()
         self._lock = Lock()
 
@@ -82,10 +84,14 @@ class Embedder:
     def _embed(self, text: str) -> Embedded:
         encoded = self._tokenizer.encode(text, add_special_tokens=False)
         inner = encoded.ids[:LONGEST] or [UNKNOWN]
-        (tokens,) = self._session.run(None, fed(self._table, inner))
+        tokens, halfway = self._session.run(None, fed(self._table, inner))
         rows: Vectors = tokens[0]
         return Embedded(
-            tuple(encoded.tokens[:LONGEST]), tuple(inner), _unit(rows[1:-1]), _unit(rows.mean(axis=0))
+            tuple(encoded.tokens[:LONGEST]),
+            tuple(inner),
+            _unit(rows[1:-1]),
+            _unit(rows.mean(axis=0)),
+            halfway[0, 1:-1],
         )
 
     def try_probes(self) -> None:

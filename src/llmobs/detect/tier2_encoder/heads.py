@@ -1,10 +1,12 @@
 """The trained heads over one text, whatever its length."""
 
 import re
+from collections.abc import Mapping
 from time import perf_counter
 
 import numpy as np
 
+from llmobs.detect.tier1_lexical.detector import LexicalDetector
 from llmobs.detect.tier2_encoder.encoder import Encoder, Logits, Window, probability
 from llmobs.detect.tier2_encoder.language import is_foreign
 from llmobs.detect.tier2_encoder.manifest import LONG, Head
@@ -22,8 +24,9 @@ class HeadsDetector:
 
     name = "encoder"
 
-    def __init__(self, encoder: Encoder, workers: Workers, budget_s: float) -> None:
+    def __init__(self, encoder: Encoder, lexical: LexicalDetector, workers: Workers, budget_s: float) -> None:
         self._encoder = encoder
+        self._lexical = lexical
         self._workers = workers
         self._budget_s = budget_s
         self.hears = frozenset(head.failure_class for head in encoder.manifest.heads)
@@ -42,15 +45,21 @@ class HeadsDetector:
             return None
         return "settled"
 
+    def _prepared(self, subject: Subject) -> tuple[tuple[Window, ...], Mapping[str, float]]:
+        """The windows, and of a long text the scores by words alone."""
+        long = len(subject.text) > LONG
+        worded = self._lexical.at_once(subject, frozenset()).silence if long else {}
+        return self._encoder.windows(subject.text), worded
+
     async def detect(self, subject: Subject, asked: frozenset[str]) -> Findings:
         """Scores for every class that a head serves for this kind of text; all may be cleared."""
         ends = perf_counter() + self._budget_s
         heads = self._heads(subject)
-        foreign, long = is_foreign(subject.text), len(subject.text) > LONG
-        windows = (
-            self._encoder.windows(subject.text)
+        foreign = is_foreign(subject.text)
+        windows, worded = (
+            self._prepared(subject)
             if len(subject.text) < 400
-            else await self._workers.call(lambda: self._encoder.windows(subject.text))
+            else await self._workers.call(lambda: self._prepared(subject))
         )
         ran = await self._workers.each(windows, lambda window: self._encoder.run(window.ids), ends)
         table = np.stack([logits for _, (logits, _) in ran])
@@ -58,7 +67,9 @@ class HeadsDetector:
         for index, head in heads:
             best = int(table[:, index].argmax())
             position, (logits, look) = ran[best]
-            logit = float(logits[index]) - (head.foreign if foreign else 0.0) - (head.long if long else 0.0)
+            logit = float(logits[index]) - (head.foreign if foreign else 0.0)
+            if worded.get(head.failure_class, 1.0) < head.worded:
+                logit -= head.long
             found = _detection(subject.text, windows[position], head, logit, look[:, index])
             known = detections.get(head.failure_class)
             if known is None or found.score > known.score:
