@@ -121,7 +121,8 @@ train: .venv/run.stamp  ## train the shipped models from the data folder (hours 
 	rm -f $(abspath $(TRAINED))/singles/scores-int8.jsonl
 	$(TRAIN) assemble.py $(ARGS) --trained $(abspath $(TRAINED)) --out $(abspath $(HEADS)) single
 	$(TRAIN) -m encoder.comparison $(ARGS) --heads $(abspath $(HEADS)) --out $(abspath $(TRAINED))/comparison --leave
-	$(TRAIN) -m encoder.comparison $(ARGS) --heads $(abspath $(HEADS)) --out $(abspath $(TRAINED))/comparison --start $(abspath $(TRAINED))/comparison/left.pt
+	$(TRAIN) -m encoder.comparison $(ARGS) --heads $(abspath $(HEADS)) --out $(abspath $(TRAINED))/comparison --leave --start $(abspath $(TRAINED))/comparison/left.pt --rate 1.6e-4
+	$(TRAIN) -m encoder.comparison $(ARGS) --heads $(abspath $(HEADS)) --out $(abspath $(TRAINED))/comparison --start $(abspath $(TRAINED))/comparison/left.pt --rate 1.6e-4
 	$(TRAIN) assemble.py $(ARGS) --trained $(abspath $(TRAINED)) --out $(abspath $(HEADS)) comparison
 	$(TRAIN) grounded.py --data $(abspath $(DATA)) --base $(abspath $(HEADS))/base --compared $(abspath $(TRAINED))/comparison --out $(abspath $(TRAINED))/grounded
 	$(TRAIN) lexical.py $(ARGS) --out $(abspath $(TRAINED))/lexical --fold 3 --teacher $(abspath $(TRAINED))/singles

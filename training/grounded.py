@@ -37,9 +37,9 @@ from llmobs.detect.tier2_encoder.grounded import (
 )
 from llmobs.detect.tier2_encoder.words import load_words
 
-OWN_SHARE = 0.5
-"""How much each file of our own passages counts beside a public source: its claims were written so that the words
-shared with the passage tell nothing, which they do in most answers."""
+OWN_SHARE = 1.0
+"""How much all files of our own passages together count beside all public sources: their claims were written so that the
+words shared with the passage tell nothing, which they do in most answers."""
 CONTRADICTED, NOT_SUPPORTED, SUPPORTED = 2, 1, 0
 
 
@@ -75,8 +75,7 @@ def measure(
                 asked.append(
                     Asked(evidence, query, claim, (label, against), source, str(row["id"]), 1.0, document)
                 )
-    # Of our own passages, those that were left out; each claim is a row of its own.
-    asked += [one for one in own(hand / "passages") if left_out(one)]
+    asked += [one for one in own(hand / "passages") if left_out(one)]  # of our own passages, those left out
     for path in sorted((hand / "held_out").glob("grounded_answers*.jsonl")):
         asked += answers(path)
     values = np.zeros((len(asked), len(FEATURES)), dtype=np.float32)
@@ -94,18 +93,53 @@ def measure(
         (relevance_features(embedder, pair.first, pair.second), pair.labels[2], pair.source)
         for pair in (answered(data, hand) if relevance_too else [])
     ]
+    whole = [
+        (index, one.row, int(one.labels[0]), int(one.labels[1]))
+        for index, one in enumerate(asked)
+        if not one.source.startswith("own_")
+    ] + joined(asked)
+    order = [index for index, *_ in whole]
     return {
-        "values": values,
-        "source": np.array([one.source for one in asked]),
-        "row": np.array(
-            [f"{one.row}#{i}" if one.source.startswith("own_") else one.row for i, one in enumerate(asked)]
-        ),
-        "label": np.array([int(one.labels[0]) for one in asked]),
-        "against": np.array([int(one.labels[1]) for one in asked]),
+        "values": values[order],
+        "source": np.array([asked[index].source for index in order]),
+        "row": np.array([row for _, row, _, _ in whole]),
+        "label": np.array([label for _, _, label, _ in whole]),
+        "against": np.array([against for *_, against in whole]),
         "relevance": np.array([v for v, _, _ in relevance], dtype=np.float32),
         "off_topic": np.array([label for _, label, _ in relevance]),
         "asked_of": np.array([source for _, _, source in relevance]),
     }
+
+
+def joined(asked: list[Asked]) -> list[tuple[int, str, int, int]]:
+    """Answers of one to four of our own claims about a passage: index of each claim, its answer, the answer's labels.
+
+    Every wrong claim stands in one answer, among right ones, and as many answers are right throughout: real answers go
+    wrong in one place, and the more they say, the more often a right claim looks doubtful.
+    """
+    chance = random.Random(SEED + 5)
+    of: dict[str, list[int]] = defaultdict(list)
+    for index, one in enumerate(asked):
+        if one.source.startswith("own_"):
+            of[one.row].append(index)
+    made: list[tuple[int, str, int, int]] = []
+    for row, indices in of.items():
+        right = [i for i in indices if not asked[i].labels[0]]
+        for number, wrong in enumerate(i for i in indices if asked[i].labels[0]):
+            for label in (0, 1):
+                size = min(chance.choice((1, 1, 2, 3, 4)), len(right))
+                claims_of = chance.sample(right, max(size - label, 0)) + [wrong] * label
+                against = int(asked[wrong].labels[1]) * label
+                made += [(i, f"{row}#{number}{'rw'[label]}", label, against) for i in claims_of]
+    return made
+
+
+def shares_of(source: np.ndarray, own_share: float = OWN_SHARE) -> dict[str, float]:
+    """What a source counts: public ones alike, our own files alike and together as `own_share` says."""
+    names = [str(name) for name in np.unique(source)]
+    own_files = [name for name in names if name.startswith("own_")]
+    public = max(len(names) - len(own_files), 1)
+    return {name: own_share * public / len(own_files) if name in own_files else 1.0 for name in names}
 
 
 def fit(
@@ -117,9 +151,10 @@ def fit(
 ) -> tuple[np.ndarray, float]:
     """Weights >= 0 and offset.
 
-    A row's logit lies half-way from the mean of its claims to the worst; sources weigh alike, and both labels of a source too.
+    A row's logit lies half-way from the mean of its claims to the worst; sources weigh as `shares_of` says, both labels of one alike.
     """
     names, place = np.unique(np.char.add(np.char.add(source, "|"), row), return_inverse=True)
+    shares = shares_of(source, own_share)
     first = np.zeros(len(names), dtype=int)
     first[place[::-1]] = np.arange(len(place))[::-1]
     y, s = label[first], source[first]
@@ -128,7 +163,7 @@ def fit(
         for which in (0, 1):
             mask = (s == one) & (y == which)
             if mask.any():
-                weight[mask] = (own_share if one.startswith("own_") else 1.0) / mask.sum()
+                weight[mask] = shares[one] / mask.sum()
     x = torch.from_numpy(values).double()
     owner = torch.from_numpy(place)
     target = torch.from_numpy(y).double()
@@ -168,21 +203,30 @@ def by_row(score: np.ndarray, label: np.ndarray, row: np.ndarray) -> tuple[np.nd
     )
 
 
+GIVEN_UP = 0.01
+"""Of balanced accuracy, for fewer alarms on right answers: they cost more trust than a wrong answer that passes."""
+
+
 def even_level(got: dict[str, np.ndarray], weights: np.ndarray, offset: float) -> float:
-    """The logit of an answer that parts right from wrong ones best, each source counting alike."""
-    truth, worst, share = [], [], []
+    """The highest logit of an answer that parts right from wrong ones nearly as well as the best one does.
+
+    Sources count as in the fit; nearly is GIVEN_UP.
+    """
+    truth, worst, share, counts = [], [], [], shares_of(got["source"])
     for name in np.unique(got["source"]):
         mask = got["source"] == name
         y, values = by_row(got["values"][mask] @ weights + offset, got["label"][mask], got["row"][mask])
         truth.append(y)
         worst.append(values)
-        share.append(1.0 / np.bincount(y, minlength=2)[y])
+        share.append(counts[str(name)] / np.bincount(y, minlength=2)[y])
     y, values, each = (np.concatenate(parts) for parts in (truth, worst, share))
     levels = np.arange(-1.0, 1.5, 0.05)
-    right = [each[(values > level) == y].sum() for level in levels]
-    found = float(levels[int(np.argmax(right))])
-    print(f"level {found:.2f}: right {max(right) / each.sum():.3f}")
-    return found
+    right = np.array([each[(values > level) == y].sum() for level in levels]) / each.sum()
+    place = int(np.flatnonzero(right >= right.max() - GIVEN_UP)[-1])
+    print(
+        f"level {levels[place]:.2f}: right {right[place]:.3f}, at best {right.max():.3f} at {levels[int(right.argmax())]:.2f}"
+    )
+    return float(levels[place])
 
 
 def written(names: tuple[str, ...], weights: np.ndarray, offset: float) -> dict[str, object]:

@@ -100,7 +100,7 @@ JAILBREAK = (
 )
 
 
-@pytest.mark.parametrize(("text", "docked"), [(JAILBREAK, False), (MAIL, True)], ids=["jailbreak", "mail"])
+@pytest.mark.parametrize(("text", "docked"), [(JAILBREAK, False), (MAIL.format(ORDER), True)], ids=["jailbreak", "mail"])
 def test_a_long_text_counts_as_a_document_unless_it_is_worded_as_an_attack(
     learned: Learned, text: str, docked: bool
 ) -> None:
@@ -112,10 +112,9 @@ def test_a_long_text_counts_as_a_document_unless_it_is_worded_as_an_attack(
     found = asyncio.run(detector.detect(Subject(text=text, kind=Kind.PROMPT), detector.hears))
     score = next(d.score for d in found.detections if d.failure_class == "prompt_injection")
     curve = head.calibration
-    assert head.long > 1
-    assert score == pytest.approx(
-        probability(logit - (head.long if docked else 0.0), curve.slope, curve.offset), abs=0.01
-    )
+    with_, without = (probability(logit - off, curve.slope, curve.offset) for off in (head.long, 0.0))
+    assert without - with_ > 0.05, "else the test cannot tell one from the other"
+    assert score == pytest.approx(with_ if docked else without, abs=0.01)
 
 
 def test_a_right_answer_in_other_words_does_not_warn_and_an_invented_one_does() -> None:

@@ -365,9 +365,16 @@ class Vectors:
 
 
 def train(
-    data: Vectors, indices: list[int], epochs: int, rate: float, seed: int, base: Path, start: Path | None
+    data: Vectors,
+    indices: list[int],
+    epochs: int,
+    rate: float,
+    seed: int,
+    base: Path,
+    start: Path | None,
+    kept: Path,
 ) -> Compare:
-    """Fit from the base, or go on from `start` at half the rate."""
+    """Fit from the base, or go on from `start` at half the rate; what each epoch has made is at `kept`."""
     torch.manual_seed(seed)
     chance = random.Random(seed)
     model = Compare()
@@ -411,6 +418,7 @@ def train(
                     flush=True,
                 )
                 total = 0.0
+        torch.save(model.state_dict(), kept)
     return model
 
 
@@ -489,9 +497,8 @@ def main() -> None:
     unused = {*left, *(i for i, one in enumerate(pairs) if one.source.startswith("held_"))}
     used = [i for i in range(len(pairs)) if i not in unused]
     print(len(used), "pairs", flush=True)
-    model = train(data, used, said.epochs, said.rate, SEED, said.base, said.start)
-    name = "left" if said.leave else "model"
-    torch.save(model.state_dict(), said.out / f"{name}.pt")
+    kept = said.out / ("left.pt" if said.leave else "model.pt")
+    model = train(data, used, said.epochs, said.rate, SEED, said.base, said.start, kept)
     shown = left or sorted(unused)
     told_of([pairs[i] for i in shown], score(model, data, shown))
 

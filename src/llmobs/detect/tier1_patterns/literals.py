@@ -237,6 +237,9 @@ class _Parser:
         )
 
     def _sequence(self) -> _Part:
+        plain = self._take(_BRANCH)
+        if plain is not None:  # as most branches are; they need no more
+            return _words(plain.group())
         running: Words = _EMPTY
         whole = pure = True
         needed: list[Words] = []
@@ -363,6 +366,7 @@ class _Parser:
         return _word({"n": "\n", "t": "\t", "r": "\r"}.get(plain[1], plain[1]))
 
 
+@lru_cache(maxsize=1024)
 def _word(char: str) -> _Part:
     return msgspec.structs.replace(
         _of_chars(frozenset({char.lower()})), token=_TOKEN.fullmatch(char) is not None
@@ -384,14 +388,13 @@ def _is_pure(char: str) -> bool:
 
 def _words(run: str) -> _Part:
     """Plain characters that follow one another; each by itself is lowered, as in a class."""
-    found = [_of_chars(frozenset({char})) for char in run]
-    digits = sum(part.digits for part in found)
-    pure = all(part.pure for part in found)
+    digits = sum(run.count(digit) for digit in "0123456789")
+    pure = all(map(_is_pure, run))
     return _Part(
         frozenset({run.lower() if run.isascii() else "".join(map(str.lower, run))}),
         digits=digits,
         pure=pure,
-        dense=digits if pure else max(part.dense for part in found),
+        dense=digits if pure else min(digits, 1),
     )
 
 
@@ -405,6 +408,8 @@ def _plain(member: str) -> str:
 _QUANTIFIER = re.compile(r"(?:(?P<sign>[*+?])|\{(?P<least>\d+)(?P<comma>,)?(?P<most>\d+)?\})\??")
 _RUN = re.compile(r"[^\\\[\](){}|.*+?^$]{2,}(?![*+?{])")
 """More than one plain character, none of them repeated."""
+_BRANCH = re.compile(r"[^\\\[\](){}|.*+?^$]{2,}(?=[|)])")
+"""The same up to where a branch ends."""
 _FLAGS = re.compile(r"\(\?[imsU]*(?:-[imsU]+)?(?:(?P<colon>:)|\))")
 _NAMED = re.compile(r"\(\?P?<\w+>")
 _PLAIN = re.compile(r"\((?!\?)")

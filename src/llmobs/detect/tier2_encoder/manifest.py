@@ -33,7 +33,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     long: float = 0.0
     """Taken off the logit of a text of more than LONG characters: documents hold imperatives that short prompts do not."""
     worded: float = 1.0
-    """Unless the classifier of tier 1 gives the text this score or more: a long jailbreak is worded as one all through."""
+    """`long` is not taken off a text that the lexical classifier of tier 1 gives this score or more: unlike a
+    document with one order in it, a long jailbreak is worded as an attack from end to end."""
     needs_no_documents: bool = False
     """True for a head that has nothing to say once there are documents to compare with."""
 
