@@ -100,7 +100,9 @@ JAILBREAK = (
 )
 
 
-@pytest.mark.parametrize(("text", "docked"), [(JAILBREAK, False), (MAIL.format(ORDER), True)], ids=["jailbreak", "mail"])
+@pytest.mark.parametrize(
+    ("text", "docked"), [(JAILBREAK, False), (MAIL.format(ORDER), True)], ids=["jailbreak", "mail"]
+)
 def test_a_long_text_counts_as_a_document_unless_it_is_worded_as_an_attack(
     learned: Learned, text: str, docked: bool
 ) -> None:
@@ -126,8 +128,8 @@ def test_a_right_answer_in_other_words_does_not_warn_and_an_invented_one_does() 
     def action(text: str) -> Action:
         return verdict(text, documents=[document], query="What does the library cost?").decision.action
 
-    assert action("Being late costs twenty cents for each day.") is Action.ALLOW
-    assert action("Pupils don't pay for a card.") < Action.WARN
+    for right in ("Being late costs twenty cents for each day.", "Pupils don't pay for a card."):
+        assert action(right).rank < Action.WARN.rank
     assert (
         action("Pupils get their card for free, and others pay the porter for a photograph.") is Action.WARN
     )
