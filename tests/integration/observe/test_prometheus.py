@@ -242,6 +242,10 @@ def test_scraped_and_pushed_metrics_are_equal(scene: Scene) -> None:
             if not pushed or pushed != scraped:
                 found.append(f"{metric.name}: pushed {pushed}, scraped {scraped}")
             SEEN[metric.name] = sum(float(value) for value in pushed.values())
+        # Asked one after the other: the count of a verdict may arrive between the two.
+        timed, counted = SEEN["detection_processing_time"], SEEN["detection_tier"]
+        if timed != counted:
+            found.append(f"{timed} verdicts timed, {counted} counted")
         return found
 
     try:
@@ -250,4 +254,4 @@ def test_scraped_and_pushed_metrics_are_equal(scene: Scene) -> None:
         assert differences() == []
     print("\npushed = scraped:", {name: int(value) for name, value in SEEN.items() if value})
     assert SEEN["http_requests"] > 100
-    assert SEEN["detection_processing_time"] == SEEN["detection_tier"] > 50
+    assert SEEN["detection_tier"] > 50
