@@ -11,7 +11,8 @@ and, since many rules hit few rows, that figure is drawn towards the precision o
 if the pack's had been seen on 5 further rows (an empirical-Bayes shrinkage). `silence` is
 P(class | no rule of the class hits) at the same prevalence. Positives are the rows labelled 1 of the
 class's tasks; negatives are the rows labelled 0 of those tasks and all benign rows. Classes without
-public data are measured on rows that we wrote ourselves (training/handwritten/).
+public data are measured on rows that we wrote ourselves (training/handwritten/), and OWN names our own
+files that are counted beside the public ones.
 """
 
 import argparse
@@ -37,9 +38,11 @@ TASKS = {
     "toxicity": ["toxicity"],
     "bias": ["bias"],
     "security_attack": ["security_attack"],
-    "pii_leak": ["pii"],
-    "secret_leak": ["secret"],
+    "pii_leak": ["pii", "pii_leak"],
+    "secret_leak": ["secret", "secret_leak"],
 }
+OWN = ("payloads", "code", "personal_data", "secrets")
+"""Files of ours, by the start of their names, that are counted for classes with public data: what it lacks."""
 
 
 def rows_of(path: Path):
@@ -73,6 +76,7 @@ def main() -> None:
     pos, neg = Counter(), Counter()
     per_file = defaultdict(lambda: [0, 0, 0, 0])
     files = sorted(Path(args.data).glob("*/*.jsonl.gz")) + sorted(HANDWRITTEN.glob("*.jsonl"))
+    files += [path for path in sorted((HANDWRITTEN / "train").glob("*.jsonl")) if path.stem.startswith(OWN)]
     for path in files:
         for row in rows_of(path):
             task, label = row["task"], row["label"]

@@ -38,7 +38,12 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def plain(row: dict[str, Any]) -> str:
-    """Question and text without case, punctuation and spacing, so that near copies count as copies."""
+    """Question and text without case, punctuation and spacing, so that near copies count as copies.
+
+    Payloads are all punctuation, so they stay as they are.
+    """
+    if row["task"] == "security_attack":
+        return str(row["text"])
     return re.sub(r"\W+", " ", f"{row.get('query', '')} {row['text']}".lower()).strip()
 
 

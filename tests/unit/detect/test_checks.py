@@ -52,6 +52,10 @@ NUMBERS: dict[str, tuple[list[str], list[str]]] = {
         ["36.106.174.11", "[2003:e8:2f1a:5b00::1]"],
         ["192.168.0.1", "203.0.113.9", "8.8.8.8", "127.0.0.1", "1.2.3", "2001:db8::1", "224.0.1.1"],
     ),
+    "personal_number": (
+        ["780924/4124", "4827193K", "65 170839 B 515", "L4CT82VR75"],
+        ["123456", "K123", "17.11.1991", "2400000", "1111111", "12345"],
+    ),
     "se_personnummer": (["811228-9874", "19811228-9874"], ["811228-9875", "811328-9874"]),
     "tr_tckn": (["10000000146"], ["10000000147", "00000000146"]),
     "uk_nhs": (["943 476 5919"], ["943 476 5918", "1111111111"]),
@@ -110,6 +114,14 @@ CREDENTIALS: dict[str, tuple[list[str], list[str]]] = {
             "1234567890",
             "AKIAIOSFODNN7EXAMPLE",
             "aaaaaaaaaaaa",
+        ],
+    ),
+    "seed_words": (
+        ["lunar cradle oyster tissue random fabric pelican muffin sadness verify umbrella walnut"],
+        [
+            "lunar cradle oyster tissue random fabric",
+            "we keep the twelve words that open our wallet and never type them into any website",
+            "echo echo echo echo echo echo echo echo echo echo echo echo",
         ],
     ),
     "secret": (

@@ -107,7 +107,11 @@ _IBAN_LENGTHS = {
 
 
 def iban(value: str) -> bool:
-    """Country length and mod-97 checksum of an IBAN (ISO 13616)."""
+    """Country length and mod-97 checksum of an IBAN (ISO 13616), or of all but the word that follows it."""
+    return _is_iban(value) or _is_iban(value.rpartition(" ")[0])
+
+
+def _is_iban(value: str) -> bool:
     compact = value.replace(" ", "").replace("-", "").upper()
     if _IBAN_LENGTHS.get(compact[:2]) != len(compact) or not compact.isalnum() or not compact.isascii():
         return False
@@ -519,6 +523,7 @@ def mac(value: str) -> bool:
     return (
         len(compact) == 12
         and len(set(compact)) > 3
+        and not compact.startswith(("01005e", "3333", "ffffff", "00005e0053"))  # groups, and documentation
         and compact not in {"001122334455", "aabbccddeeff", "0123456789ab"}
     )
 
@@ -560,7 +565,13 @@ _NOT_DOMAINS = re.compile(
 )
 _NOT_PEOPLE = re.compile(
     r"^(?:git|svn|hg|no[-_.]?reply|do[-_.]?not[-_.]?reply|donotreply|mailer-daemon|postmaster|user(?:name)?|"
-    r"your[-_.]?\w*|my[-_.]?e?mail|foo|bar|foobar|name|someone|somebody|anyone|nobody|root|example|test)$"
+    r"your[-_.]?\w*|my[-_.]?e?mail|foo|bar|foobar|name|someone|somebody|anyone|nobody|root|example|test|"
+    # A desk, not a person.
+    r"info|infos|contact[oi]?|kontakt|contato|contatti|support|help(?:desk)?|hilfe|service|servicio|security|abuse|office|"
+    r"sales|ventas|vertrieb|hello|press[ea]?|media|news(?:letter)?|marketing|jobs|careers|karriere|hr|billing|invoices?|"
+    r"rechnung(?:en)?|orders?|bestellung(?:en)?|bookings?|reservations?|reception|turismo|webmaster|hostmaster|admin|"
+    r"administrator|enquir(?:y|ies)|inquiries|feedback|legal|privacy|dpo|datenschutz|redaktion|customer[-_.]?(?:care|service)|"
+    r"kundenservice|facturaci[oó]n|ekonomi|faktura|comptabilite|buchhaltung|atendimento|sac|alerts?|notifications?)$"
 )
 
 
@@ -572,19 +583,37 @@ def personal_email(value: str) -> bool:
     return not _NOT_DOMAINS.search(domain) and not _NOT_PEOPLE.search(local)
 
 
+_SERVICE_LINE = re.compile(r"0(?:800|808|120|900|180\d)\d{3,8}$|90[0-2]\d{6}$")
+"""Numbers that organisations pay for or are paid by, in Europe, Japan and Brazil."""
+
+
 def phone(value: str) -> bool:
-    """Seven to fifteen digits that may be dialled: no fictional 555-01xx, no counting row, no date."""
+    """Seven to fifteen digits that may reach a person: no fictional 555-01xx, service line, counting row or date."""
     text = re.split(r"(?i)\s*(?:x|ext)", value)[0]
     digits = "".join(char for char in text if char.isdecimal())
     if not 7 <= len(digits) <= 16 or len(set(digits)) < 3 or re.search(r"55501\d\d$", digits):
         return False
-    if digits in "01234567890123456789" or digits in "98765432109876543210":
+    if digits in "01234567890123456789" or digits in "98765432109876543210" or _SERVICE_LINE.match(digits):
         return False
     return not re.fullmatch(
         r"\s*(?:(?:19|20)\d\d[-/. ](?:0?[1-9]|1[0-2])[-/. ](?:0?[1-9]|[12]\d|3[01])"
         r"|(?:0?[1-9]|[12]\d|3[01])[-/. ](?:0?[1-9]|[12]\d|3[01])[-/. ](?:19|20)\d\d"
-        r"|(?:19|20)\d\d\s?[-– ]\s?(?:19|20)\d\d)\s*",
+        r"|(?:1\d|20)\d\d\s?[-– ]\s?(?:1\d|20)\d\d)\s*",
         text,
+    )
+
+
+def personal_number(value: str) -> bool:
+    """Six or more digits (five beside letters) that are no counting row, no repetition, no date alone and no plain thousand."""
+    digits = "".join(char for char in value if char.isdecimal())
+    letters = any(char.isalpha() for char in value)
+    if len(digits) < (5 if letters else 6) or len(digits) > 20 or len(set(digits)) < 3:
+        return False
+    if digits in "01234567890123456789" or digits in "98765432109876543210" or digits.endswith("00000"):
+        return False
+    return not re.fullmatch(
+        r"\s*(?:[0-9]{1,2}[./-][0-9]{1,2}[./-](?:19|20)?[0-9]{2}|(?:19|20)[0-9]{2}[./-][0-9]{1,2}[./-][0-9]{1,2})\s*",
+        value,
     )
 
 
@@ -797,7 +826,12 @@ def _no_stand_in(value: str) -> bool:
 def password(value: str) -> bool:
     """A value that somebody chose as a password: mixed classes, no word, number, name or stand-in."""
     value = value.rstrip(".,;:'\"")
-    if len(value) < 6 or not _no_stand_in(value) or _PATH_OR_REFERENCE.search(value):
+    if (
+        len(value) < 6
+        or not any(char.isascii() and char.isalnum() for char in value)
+        or not _no_stand_in(value)
+        or _PATH_OR_REFERENCE.search(value)
+    ):
         return False
     if _IDENTIFIER.fullmatch(value):
         return False
@@ -807,6 +841,29 @@ def password(value: str) -> bool:
     if letters and digits:
         return True
     return signs and letters and any(char in "!@#$%^&*+=~" for char in value.strip("!?*"))
+
+
+def seed_words(value: str) -> bool:
+    """Twelve to twenty-four words as wallets draw them: none of the small words that sentences have, hardly one twice."""
+    words = re.findall("[a-z]{3,8}", value.lower())
+    small = {
+        "the",
+        "and",
+        "are",
+        "was",
+        "for",
+        "with",
+        "that",
+        "this",
+        "from",
+        "you",
+        "your",
+        "have",
+        "not",
+        "but",
+        "will",
+    }
+    return len(words) >= 12 and not small & set(words) and len(set(words)) >= len(words) - 1
 
 
 def three_classes(value: str) -> bool:
@@ -857,6 +914,7 @@ CHECKS: dict[str, Check] = {
     "mac": mac,
     "nl_bsn": nl_bsn,
     "no_fnr": no_fnr,
+    "personal_number": personal_number,
     "not_placeholder": not_placeholder,
     "password": password,
     "personal_email": personal_email,
@@ -867,6 +925,7 @@ CHECKS: dict[str, Check] = {
     "se_personnummer": se_personnummer,
     "secret": secret,
     "secret_not_id": secret_not_id,
+    "seed_words": seed_words,
     "three_classes": three_classes,
     "tr_tckn": tr_tckn,
     "uk_nhs": uk_nhs,

@@ -153,7 +153,7 @@ class CompiledRule:
                 return False
             if self._unless is not None and self._unless.occurs(around):
                 return False
-        return not self.rule.bare or view.shape.is_bare(start, end)
+        return not self.rule.bare or view.shape.is_bare(start, end, in_code=self.rule.in_code)
 
 
 class RuleSet:

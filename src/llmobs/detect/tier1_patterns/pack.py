@@ -73,6 +73,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     window: int = 80
     bare: bool = False
     """The hit must stand on its own, not be shown in code, a quotation or explaining prose."""
+    in_code: bool = False
+    """With `bare`: lines of code around the hit are no excuse, for the attack is a document or program itself."""
     min_count: int = 1
     """Hits needed in one text."""
     min_per_100_words: float = 0.0

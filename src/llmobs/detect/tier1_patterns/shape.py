@@ -11,11 +11,11 @@ from functools import cached_property
 
 REACH = 600
 """Code points read on each side of a hit; bounds the work a hit."""
-LONG_PROSE = 40
+LONG_PROSE = 24
 """Words of prose around a hit from which on the text is an article, whatever it says."""
 SOME_PROSE = 10
 FEW_WORDS = 3
-CODE_LINES = 3
+CODE_LINES = 2
 """Lines of code besides the hit's own from which on the text is a program or a page."""
 
 _WORD = re.compile(r"(?<![^\s(\"“'‘*_>])[^\W\d_]{2,}(?:['’][a-z]{1,3})?(?=[ ,.;:!?)\"”'’*_]|$)", re.MULTILINE)
@@ -24,9 +24,10 @@ _TELLING = re.compile(
     r"|saniti[sz]\w+|escap(?:e|es|ed|ing)|encod(?:e|es|ed|ing)|prevent\w*|mitigat\w+|parameteri[sz]ed|bypass\w*"
     r"|xss|sqli|ssti|csrf|ssrf|xxe|owasp|cve|cwe|waf|security|insecure|unsafe|dangerous|example|examples|instance"
     r"|e\.g|i\.e|such\s+as|snippet|syntax|query|queries|statement|statements|clause|expression|operator|function"
-    r"|method|attribute|element|tag|tags|variable|parameters?|argument|options?|code|script|scripts|command|commands"
-    r"|string|strings|template|templates|returns?|evaluates?|renders?|outputs?|prints?|executes?|means|matches"
-    r"|explain\w*|shows?|tutorial|documentation|called|named|note)(?=[ ,.;:!?)\"”'’*_-]|$)",
+    r"|method|attribute|element|tag|tags|variable|parameters?|argument|option|code|script|scripts|command|commands"
+    r"|string|strings|template|templates|returns|evaluates|renders|outputs|prints|executes|means|matches"
+    r"|explain\w*|shows|tutorial|documentation|never|instead|avoid|should|would|lets|literal|linter|audit"
+    r"|introspection|production)(?=[ ,.;:!?)”’*_-]|$)",
     re.IGNORECASE | re.MULTILINE,
 )
 _ASKS = re.compile(
@@ -44,8 +45,11 @@ _CODE_LINE = re.compile(
     r"^[ \t]*(?:(?:def|class|import|from|return|function|const|let|var|public|private|protected|static|package|using"
     r"|namespace|func|fn|elif|else|try|except|catch|finally|async|await|export|module|require|include|if|for|while"
     r"|switch|case|print|echo|assert|raise|throw|new|end|self|this|@\w+|SELECT|FROM|WHERE|JOIN|LEFT|INSERT|UPDATE|SET"
-    r"|GROUP|ORDER|CREATE|VALUES|WITH)\b|#include|//|/\*|\*|\{[%#]|</?[a-z][a-z0-9]*\b[^<>\n]*>)"
-    r"|[;{]\s*$|\)\s*:?\s*$|^[ \t]*\w+(?:\.\w+)*\s*(?:=|\()\s*\S",
+    r"|GROUP|ORDER|CREATE|VALUES|WITH|EXEC|DECLARE|BEGIN|ALTER|DROP|GRANT|UNION|HAVING|INTO|FIELDS|GO"
+    r"|FROM|RUN|COPY|WORKDIR|ENTRYPOINT|CMD|ENV|then|do|done|fi|esac|exit|sudo|curl|wget|apt(?:-get)?|pip3?|npm|npx"
+    r"|git|docker|kubectl|systemctl|choco|cd|export|set|begin|using|local|foreach|function)\b"
+    r"|#include|#!|(?:#|--)[ \t]|//|/\*|\*|\{[%#]|<[%?!]|%>|</?[a-z][a-z0-9]*\b[^<>\n]*>|\$\w+\s*=|[A-Z][a-z]+-[A-Z]\w+|\[\w+(?:\.\w+)+\]::)"
+    r"|[;{\\]\s*$|=>|\bend\s*$|\{\{[^{}]*\}\}\s*$|\)\s*:?\s*$|^[ \t]*\w+(?:\.\w+)*\s*(?:=|\()\s*\S",
     re.MULTILINE,
 )
 _FIELD_LINE = re.compile(r"^[ \t]*(?:[\"']?[\w.\-]+[\"']?\s*:.*|[\w.\-\[\]]+=\S*|[\s{}\[\],]*)$")
@@ -106,8 +110,11 @@ class Shape:
             before.append(code)
         return before
 
-    def is_bare(self, start: int, end: int) -> bool:
-        """True when the half-open range of code points is not shown by the text around it."""
+    def is_bare(self, start: int, end: int, *, in_code: bool = False) -> bool:
+        """True when the half-open range of code points is not shown by the text around it.
+
+        `in_code`: lines of code around it do not count as showing it.
+        """
         if any(bisect_right(found, start) % 2 for found in self._fences):
             return False
         low, high = start - REACH, end + REACH
@@ -136,7 +143,11 @@ class Shape:
             return False
         if _is_quoted(line_before, line_after) and ((telling and words > 1) or words >= SOME_PROSE):
             return False
-        return len(self._lines) <= CODE_LINES or self._code_around(line, last_line, low, high) < CODE_LINES
+        return (
+            in_code
+            or len(self._lines) <= CODE_LINES
+            or self._code_around(line, last_line, low, high) < CODE_LINES
+        )
 
     def _code_around(self, line: int, last_line: int, low: int, high: int) -> int:
         """Lines of code within reach, without the hit's own."""
