@@ -80,8 +80,9 @@ LEAST_WARN, LEAST_BLOCK = -0.5, 1.0
 # Documents with ordinary imperatives come near prompt_injection, blunt words about groups near toxicity: these
 # logits were chosen with a look at our own held-out rows (planted, hate, moderation), which are no blind test since.
 # Those of dangerous_request and dangerous_answer are near those of the fourth version: with less, an answer about work at home warned.
-# The refitted heads (encoder/refit.py) put the same texts lower. Those of style never block.
-LEAST = {"prompt_injection": (1.2, 2.6), "toxicity": (1.0, 2.2), "dangerous_request": (1.9, 3.5),
+# The refitted heads (encoder/refit.py) put the same texts lower. Those of style never block. Code that is hard to tell from attacks comes near 4 for
+# security_attack, so its head adds only what lies about there (3 % of recall on payloads_all_the_things).
+LEAST = {"prompt_injection": (1.2, 2.6), "security_attack": (4.2, 5.7), "toxicity": (1.0, 2.2), "dangerous_request": (1.9, 3.5),
          "dangerous_answer": (2.0, 2.9), "overconfidence": (-1.2, 0.0), "hedging_excessive": (-1.2, 0.0),
          "missing_grounding": (-1.2, 0.0), "bias": (-1.2, 0.0)}  # fmt: skip
 

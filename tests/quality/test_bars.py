@@ -1,7 +1,7 @@
 """What tier 1 alone must reach on the labelled data. The figures themselves are in docs/evaluation.md.
 
-These files are public and the rules were written with them at hand, so the bars guard against decay;
-they do not say how the rules do on data that nobody looked at.
+The public files were at hand when the rules were written, and all of our own but attack_payloads_2 were looked at
+after their first measure, so the bars guard against decay; docs/evaluation.md says how the rules did unseen.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from llmobs.evaluation import FileFigures, Outcome, figures, outcomes, read_rows
 from llmobs.policies import load_policies
 from llmobs.settings import Settings
 
+HELD_OUT = Path(__file__).parents[2] / "training/handwritten/held_out"
 DATA = Path(os.environ.get("LLMOBS_DATA", Path(__file__).parents[3] / "shared/data"))
 
 pytestmark = [
@@ -33,7 +34,8 @@ def _outcomes(name: str) -> tuple[Outcome, ...]:
     policy = load_policies()["default"]
 
     async def run() -> list[Outcome]:
-        return [o async for o in outcomes(pipeline, policy, read_rows(DATA / f"{name}.jsonl.gz"))]
+        path = HELD_OUT / f"{name[4:]}.jsonl" if name.startswith("own/") else DATA / f"{name}.jsonl.gz"
+        return [o async for o in outcomes(pipeline, policy, read_rows(path))]
 
     return tuple(asyncio.run(run()))
 
@@ -68,6 +70,14 @@ def test_code_and_prose_that_show_an_attack_are_none(name: str) -> None:
         ("security_attack/payloads_all_the_things", 0.90, None),
         ("secret/gitleaks_cases", 0.90, 0.10),
         ("pii/presidio_synth", 0.90, 0.02),
+        ("own/attack_payloads", 0.95, 0.04),
+        ("own/attack_payloads_2", 0.90, 0.03),
+        ("own/attack_payloads_3", 0.93, 0.05),
+        ("own/secrets", 0.95, 0.03),
+        ("own/secrets_2", 0.95, 0.03),
+        ("own/personal_data", 0.95, 0.03),
+        ("own/personal_data_2", 0.92, 0.03),
+        ("own/personal_data_3", 0.92, 0.08),
     ],
 )
 def test_what_patterns_can_find_is_found(name: str, least_recall: float, most_fpr: float | None) -> None:
