@@ -52,3 +52,31 @@ def test_a_request_with_many_headers_is_no_program() -> None:
 def test_a_hit_in_a_program_is_shown() -> None:
     text = f'import db\ndef run(name):\n    query = "{PAYLOAD}"\n    return db.read(query)\nprint(run(1))'
     assert not _bare(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"FROM python:3.12\nRUN pip install x\nENV Q={PAYLOAD}\nCOPY . .\n",
+        f"if ready; then\n  log {PAYLOAD}\nfi\nexit 0\n",
+        f"-- nightly job\nDECLARE @q int\nSELECT {PAYLOAD}\nGO\n",
+    ],
+)
+def test_two_lines_of_code_around_it_show_it(text: str) -> None:
+    assert not _bare(text)
+
+
+def test_where_a_document_is_the_attack_its_lines_are_no_excuse() -> None:
+    entity = '<!ENTITY f SYSTEM "file:///etc/passwd">'
+    text = f"<order>\n<sku>A</sku>\n<!DOCTYPE order [{entity}]>\n<qty>2</qty>\n<note>&f;</note>\n</order>"
+    at = text.index(entity)
+    assert not is_bare(text, at, at + len(entity))
+    assert is_bare(text, at, at + len(entity), in_code=True)
+    fenced = f"```xml\n{entity}\n```"
+    at = fenced.index(entity)
+    assert not is_bare(fenced, at, at + len(entity), in_code=True)
+
+
+def test_keys_of_json_explain_nothing() -> None:
+    text = '{"function": "find", "parameters": {"name": "' + PAYLOAD + '", "method": "exact"}, "code": 1}'
+    assert _bare(text)

@@ -157,9 +157,9 @@ class Shape:
         return code[line] - code[min(first_line, line)] + code[end_line] - code[min(last_line + 1, end_line)]
 
 
-def is_bare(text: str, start: int, end: int) -> bool:
+def is_bare(text: str, start: int, end: int, *, in_code: bool = False) -> bool:
     """Ask once; for many hits in one text keep its Shape."""
-    return Shape(text).is_bare(start, end)
+    return Shape(text).is_bare(start, end, in_code=in_code)
 
 
 def _between(positions: list[int], low: int, high: int) -> int:
