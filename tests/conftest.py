@@ -4,17 +4,17 @@ from typing import Any
 
 import pytest
 from support.postgres import Server, running_server, unpacked
+from xdist.scheduler import LoadFileScheduling
 
 LONGEST_FIRST = (
     "faults/test_faults.py",
     "docs/test_blocks.py",
     "chart/test_node.py",
+    "browser/",
     "chart/test_cluster.py",
     "image/test_image.py",
-    "browser/test_ui.py",
     "integration/judge/test_local_model.py",
     "chart/test_process.py",
-    "browser/",
     "e2e/",
     "integration/observe/",
     "integration/http/test_openapi.py",
@@ -24,6 +24,23 @@ LONGEST_FIRST = (
     "chart/",
 )
 """Files go whole to one of the test processes, in this order: the longest last would run alone."""
+
+
+IN_TURN = ("tests/chart/test_node.py", "tests/browser/")
+"""One test process runs these, one after the other: while a node's pods come and go the addresses of this machine
+change, and Chromium cuts off whatever a page is loading (ERR_NETWORK_CHANGED)."""
+
+
+class Scheduling(LoadFileScheduling):
+    """Whole files, and those of IN_TURN together, to a test process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "in turn" if nodeid.startswith(IN_TURN) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
+    """Ours, where whole files were asked for."""
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_configure(config: pytest.Config) -> None:

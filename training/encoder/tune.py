@@ -70,6 +70,12 @@ MORE = {
 }
 """Rows of sources of which an even share let go what was learnt before, or which are in other languages."""
 PARTS = ("qkv", "out", "up", "down")
+MASK = 103
+
+
+def blanked(ids: list[int], share: float, chance: random.Random) -> list[int]:
+    """The word pieces with about `share` of them hidden, so that no single word gives the label away."""
+    return [MASK if chance.random() < share else piece for piece in ids] if share else ids
 
 
 def served(heads: Path) -> Heads:
@@ -128,6 +134,7 @@ def main() -> None:
     ask.add_argument("--eval-rows", type=int, default=400)
     ask.add_argument("--start", type=Path, help="weights to go on from, instead of the served ones")
     ask.add_argument("--rounded", action="store_true", help="learn with what int8 will round away")
+    ask.add_argument("--blank", type=float, default=0.0, help="share of the word pieces that are hidden")
     ask.add_argument("--turn", type=int, default=0, help="another turn takes other rows")
     said = ask.parse_args()
     said.out.mkdir(parents=True, exist_ok=True)
@@ -166,10 +173,11 @@ def main() -> None:
         best, lambda s: min((s + 1) / (0.06 * steps), max(0.02, (steps - s) / (0.94 * steps)))
     )
     started, running = time.time(), 0.0
+    hide = random.Random(SEED + 80 + said.turn)
     for step, batch in enumerate(plan_of, 1):
         model.train()
         with quickest():
-            logits, _ = model(*pad([ids for ids, _, _ in batch]))
+            logits, _ = model(*pad([blanked(ids, said.blank, hide) for ids, _, _ in batch]))
         labels = torch.from_numpy(np.stack([labels for _, labels, _ in batch]))
         loss = loss_of(logits.float(), labels, torch.tensor([weight for *_, weight in batch]))
         loss.backward()
@@ -178,6 +186,8 @@ def main() -> None:
         plan.step()
         best.zero_grad()
         running = 0.98 * running + 0.02 * loss.item() if running else loss.item()
+        if step % 200 == 0:
+            torch.save(model.state_dict(), said.out / "model.pt")
         if step % 25 == 0:
             pace = (time.time() - started) / step
             print(f"{step}/{steps} loss {running:.4f} {pace * (steps - step):.0f} s left", flush=True)
