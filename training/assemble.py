@@ -80,9 +80,10 @@ LEAST_WARN, LEAST_BLOCK = -0.5, 1.0
 # Documents with ordinary imperatives come near prompt_injection, blunt words about groups near toxicity: these
 # logits were chosen with a look at our own held-out rows (planted, hate, moderation), which are no blind test since.
 # Those of dangerous_request and dangerous_answer are near those of the fourth version: with less, an answer about work at home warned.
-# The refitted heads (encoder/refit.py) put the same texts lower. Those of style never block. Code that is hard to tell from attacks comes near 4 for
-# security_attack, so its head adds only what lies about there (3 % of recall on payloads_all_the_things).
-LEAST = {"prompt_injection": (1.2, 2.6), "security_attack": (4.2, 5.7), "toxicity": (1.0, 2.2), "dangerous_request": (1.9, 3.5),
+# The refitted heads (encoder/refit.py) put the same texts lower. Those of style never block. Code that is hard to tell from attacks comes near 3 for
+# security_attack; what its head adds to the rules lies above that (2 % of recall on payloads_all_the_things; with 2.0 it were 6 %, and 5 % more false
+# alarms on our held-out code).
+LEAST = {"prompt_injection": (1.2, 2.6), "security_attack": (2.8, 5.0), "toxicity": (1.0, 2.2), "dangerous_request": (1.9, 3.5),
          "dangerous_answer": (2.0, 2.9), "overconfidence": (-1.2, 0.0), "hedging_excessive": (-1.2, 0.0),
          "missing_grounding": (-1.2, 0.0), "bias": (-1.2, 0.0)}  # fmt: skip
 
@@ -92,7 +93,7 @@ in it reads like any document, word by word."""
 SHORT_OPEN = {"prompt_injection": 0.045}
 """The same of other prompts; OPEN is of answers alone for these heads. One threshold for both left 0.3 % of harmless
 prompts and 3 % of harmless answers to tier 2, and half of the attacks in unusual words were cleared."""
-LONG_LESS = {"prompt_injection": 2.2}
+LONG_LESS = {"prompt_injection": 1.0}
 """What documents have taken off: with less, one in seven of our clean documents full of imperatives warned."""
 WORDED = {"prompt_injection": 0.23}
 """Score of the lexical classifier from which a long text has nothing taken off. Chosen, with LONG_LESS, on our held-out

@@ -119,6 +119,11 @@ def _is_iban(value: str) -> bool:
     return int("".join(str(int(char, 36)) for char in moved)) % 97 == 1
 
 
+def pl_account(value: str) -> bool:
+    """A Polish account number (NRB): an IBAN without its `PL`."""
+    return _is_iban("PL" + value)
+
+
 _COUNTRIES = _listed(
     "AD AE AF AG AI AL AM AO AR AS AT AU AW AZ BA BB BD BE BF BG BH BI BJ BM BN BO BR BS BT BW BY BZ CA CD "
     "CF CG CH CI CK CL CM CN CO CR CU CV CW CY CZ DE DJ DK DM DO DZ EC EE EG ER ES ET FI FJ FK FM FO FR GA "
@@ -575,16 +580,27 @@ _NOT_PEOPLE = re.compile(
 )
 
 
+_SOMEBODY = re.compile(
+    r"^(?!(?:j(?:ane|ohn|\.)?[._-]?doe|first|last|your|user|name|some|any|test|sample|example|no[._-]?reply)\b)[a-z]+[._-][a-z]{3,}\d{0,4}"
+    r"@(?:[\w-]+\.)*example\.(?:com|org|net)$"
+)
+"""A name and a surname at one of the domains that invented persons live at: told apart from `user@example.com`."""
+
+
 def personal_email(value: str) -> bool:
-    """An address that can reach somebody: no example domain, no `git@`, no `noreply@`, no file name."""
+    """An address that can reach somebody: no `user@example.com`, no `git@`, no `noreply@`, no file name."""
     local, _, domain = value.lower().rpartition("@")
     if not local or ".." in value or not domain.rpartition(".")[2].isalpha():
         return False
-    return not _NOT_DOMAINS.search(domain) and not _NOT_PEOPLE.search(local)
+    if _NOT_PEOPLE.search(local) or local == domain.partition(".")[0]:
+        return False
+    return not _NOT_DOMAINS.search(domain) or _SOMEBODY.match(value.lower()) is not None
 
 
-_SERVICE_LINE = re.compile(r"0(?:800|808|120|900|180\d)\d{3,8}$|90[0-2]\d{6}$")
-"""Numbers that organisations pay for or are paid by, in Europe, Japan and Brazil."""
+_SERVICE_LINE = re.compile(
+    r"0(?:800|808|120|850|900|180\d)\d{3,8}$|(?:0|44)(?:30[036]|33[03]|34[345]|37[0-2]|84[345]|87[0-3])\d{7}$|90[0-2]\d{6}$"
+)
+"""Numbers that organisations pay for or are paid by, in Europe, Japan and Brazil; 03, 084 and 087 in Britain."""
 
 
 def phone(value: str) -> bool:
@@ -919,6 +935,7 @@ CHECKS: dict[str, Check] = {
     "password": password,
     "personal_email": personal_email,
     "phone": phone,
+    "pl_account": pl_account,
     "pl_pesel": pl_pesel,
     "pt_nif": pt_nif,
     "public_ip": public_ip,
