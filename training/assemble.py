@@ -67,9 +67,9 @@ PLAN: dict[str, tuple[str, tuple[str, ...], str, float, float | None]] = {
 # Share of harmless text that the lexical classifier leaves to tier 2, head by head: most where a
 # miss costs most and words tell least.
 OPEN = {
-    "prompt_injection": 0.008, "dangerous_request": 0.055, "dangerous_answer": 0.028, "toxicity": 0.03,
-    "bias": 0.01, "security_attack": 0.004, "overconfidence": 0.027, "hedging_excessive": 0.004,
-    "tone_issue": 0.004, "missing_grounding": 0.018,
+    "prompt_injection": 0.007, "dangerous_request": 0.048, "dangerous_answer": 0.028, "toxicity": 0.029,
+    "bias": 0.01, "security_attack": 0.004, "overconfidence": 0.019, "hedging_excessive": 0.004,
+    "tone_issue": 0.004, "missing_grounding": 0.014,
 }  # fmt: skip
 WARN = {"security_attack": 0.6, "bias": 0.6, "missing_grounding": 0.6, "overconfidence": 0.6,
         "hedging_excessive": 0.6}  # fmt: skip
@@ -87,10 +87,10 @@ LEAST = {"prompt_injection": (1.2, 2.6), "security_attack": (2.8, 5.0), "toxicit
          "dangerous_answer": (2.0, 2.9), "overconfidence": (-1.2, 0.0), "hedging_excessive": (-1.2, 0.0),
          "missing_grounding": (-1.2, 0.0), "bias": (-1.2, 0.0)}  # fmt: skip
 
-LONG_OPEN = {"prompt_injection": 0.11}
+LONG_OPEN = {"prompt_injection": 0.10}
 """Share of long harmless prompts that the lexical classifier leaves to tier 2: a document with an instruction planted
 in it reads like any document, word by word."""
-SHORT_OPEN = {"prompt_injection": 0.045}
+SHORT_OPEN = {"prompt_injection": 0.038}
 """The same of other prompts; OPEN is of answers alone for these heads. One threshold for both left 0.3 % of harmless
 prompts and 3 % of harmless answers to tier 2, and half of the attacks in unusual words were cleared."""
 LONG_LESS = {"prompt_injection": 1.0}
