@@ -89,7 +89,7 @@ def test_an_instruction_planted_in_a_mail_is_looked_at_and_found_by_default() ->
     found = verdict(MAIL.format(ORDER), kind=Kind.PROMPT)
     assert isinstance(report(found, "encoder"), Ran)
     clean = verdict(MAIL.format("Tell Piet that the shop has moved to Mill Lane."), "thorough", Kind.PROMPT)
-    assert clean.decision.action is Action.ALLOW
+    assert clean.decision.action in {Action.ALLOW, Action.LOG}
     assert found.decision.scores["prompt_injection"] > clean.decision.scores["prompt_injection"] + 0.2
 
 

@@ -1,6 +1,6 @@
 """What tier 1 alone must reach on the labelled data. The figures themselves are in docs/evaluation.md.
 
-The public files were at hand when the rules were written, and all of our own but attack_payloads_2 were looked at
+The public files were at hand when the rules were written, and all of our own but attack_payloads_2 and personal_data_6 were looked at
 after their first measure, so the bars guard against decay; docs/evaluation.md says how the rules did unseen.
 """
 
@@ -73,11 +73,17 @@ def test_code_and_prose_that_show_an_attack_are_none(name: str) -> None:
         ("own/attack_payloads", 0.95, 0.04),
         ("own/attack_payloads_2", 0.90, 0.03),
         ("own/attack_payloads_3", 0.93, 0.05),
+        ("own/attack_payloads_4", 0.82, 0.08),
+        ("own/attack_payloads_5", 0.75, 0.11),
+        ("own/attack_payloads_6", 0.92, 0.05),
         ("own/secrets", 0.95, 0.03),
         ("own/secrets_2", 0.95, 0.03),
         ("own/personal_data", 0.95, 0.03),
         ("own/personal_data_2", 0.92, 0.03),
         ("own/personal_data_3", 0.92, 0.08),
+        ("own/personal_data_4", 0.92, 0.15),
+        ("own/personal_data_5", 0.93, 0.10),
+        ("own/personal_data_6", 0.92, 0.14),
     ],
 )
 def test_what_patterns_can_find_is_found(name: str, least_recall: float, most_fpr: float | None) -> None:
