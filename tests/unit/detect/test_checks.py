@@ -78,8 +78,10 @@ NUMBERS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "za_id": (["8001015009087"], ["8001015009088", "8013015009087"]),
     "personal_email": (
-        ["maria.keller@gmx.de", "jo+shop@fastmail.com"],
+        ["maria.keller@example.com", "maria.keller@gmx.de", "jo+shop@fastmail.com"],
         [
+            "jane.doe@example.com",
+            "hotel@hotel.de",
             "user@example.com",
             "git@github.com",
             "noreply@shop.io",
@@ -94,6 +96,7 @@ NUMBERS: dict[str, tuple[list[str], list[str]]] = {
     "phone": (
         ["+49 30 901820", "(415) 732-2671", "415-732-2671 x12"],
         [
+            "0300 123 6789",
             "(555) 555-0142",
             "0800 700 1234",
             "900 100 200",

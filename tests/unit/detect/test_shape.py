@@ -80,3 +80,33 @@ def test_where_a_document_is_the_attack_its_lines_are_no_excuse() -> None:
 def test_keys_of_json_explain_nothing() -> None:
     text = '{"function": "find", "parameters": {"name": "' + PAYLOAD + '", "method": "exact"}, "code": 1}'
     assert _bare(text)
+
+
+LETTER = (
+    "Good evening, I would like to renew the two crime novels and the book about bees, for they are due tomorrow and I am "
+    "in bed with flu. My card is 1088{} and my son could come instead of me. It should be no trouble, I hope, as nobody else waits for them."
+)
+ARTICLE = (
+    "The handler glues the card number into the query, so that a reader who types 1088{} into the form gets every loan in the "
+    "database. We now use a prepared statement, log what was refused and try the old string in a test of its own before each release."
+)
+
+
+def test_a_long_letter_explains_nothing_and_an_article_does() -> None:
+    for text, bare in ((LETTER, True), (ARTICLE, False)):
+        start = text.index("{}")
+        assert is_bare(text.format(PAYLOAD), start, start + len(PAYLOAD)) is bare
+
+
+def test_an_article_in_another_language_is_one() -> None:
+    text = f"このページでは入力欄に{PAYLOAD}と書かれると何が起きるかを説明し、攻撃を防ぐ方法を示します。"
+    start = text.index(PAYLOAD)
+    assert not is_bare(text, start, start + len(PAYLOAD))
+
+
+def test_what_a_unit_test_tries_is_shown() -> None:
+    text = f'expect(search("{PAYLOAD}")).toEqual([])'
+    start = text.index(PAYLOAD)
+    assert not is_bare(text, start, start + len(PAYLOAD))
+    told = f"it should be {PAYLOAD}"
+    assert is_bare(told, len("it should be "), len(told))

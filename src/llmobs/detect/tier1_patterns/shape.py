@@ -106,9 +106,10 @@ _FOLDED = "\u017f\u212a\u0131\u0130"
 """Letters that match `s`, `k` or `i` where case is ignored, and are not those letters in lower case."""
 _TEST = re.compile(
     r"\bexpect\s*[({]|\.to(?:Be|Equal|Match|Contain|Throw)\w*\(|\bassert(?:Equals?|That|Raises|True|False|In|Not\w*|_\w+)\b"
-    r"|\bassert\s+\w|\bshould\s+(?:eq|be|not)\b|@Test\b"
+    r"|^\s*assert\s+\w|\.should(?:_not)?\b|\bshould\s+(?:eq|be_\w+)\b|@Test\b",
+    re.MULTILINE,
 )
-"""What a unit test says of the string that it tries."""
+"""What a unit test says of the string that it tries; nothing that people write, or a word would excuse a payload."""
 _CODE_LINE = re.compile(
     r"^[ \t]*(?:(?:def|class|import|from|return|function|const|let|var|public|private|protected|static|package|using"
     r"|namespace|func|fn|elif|else|try|except|catch|finally|async|await|export|module|require|include|if|for|while"
