@@ -164,7 +164,7 @@ def resident() -> float:
 
 READY = """
 import time; started = time.perf_counter(), time.process_time()
-from llmobs.app import create_app
+from llmobs.worker import create_app
 from llmobs.settings import Settings
 create_app(Settings(database_url="sqlite:////tmp/llmobs-bench.db", spool_dir="/tmp/llmobs-bench-spool"))
 spent = time.perf_counter() - started[0], time.process_time() - started[1]

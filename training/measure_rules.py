@@ -23,6 +23,8 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from needs import write_needs
+
 from llmobs.detect.tier1_patterns.engine import RuleSet
 from llmobs.detect.tier1_patterns.pack import Measured, read_packs
 from llmobs.domain.subject import Kind, Subject
@@ -125,6 +127,7 @@ def main() -> None:
         lines.append(
             f'"{rule_id}" = {score:.4f}  # {tp[rule_id]} of {pos[name]}, {fp[rule_id]} of {neg[name]}'
         )
+    write_needs()
     (RULES / "measured.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
     for name in sorted(rules.classes):
         print(f"{name}: recall {class_tp[name]}/{pos[name]}, false alarms {class_fp[name]}/{neg[name]}")

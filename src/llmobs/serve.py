@@ -175,7 +175,7 @@ def run(settings: Settings, *, migrate: bool) -> None:
 
 def _server(settings: Settings) -> Supervisor:
     return Supervisor(
-        "llmobs.app:create_app",
+        "llmobs.worker:create_app",
         factory=True,
         address=settings.api_host,
         port=settings.api_port,

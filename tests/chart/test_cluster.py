@@ -22,7 +22,8 @@ from support.node import Pod
 from support.postgres import Server, new_database
 
 from llmobs.settings import Settings
-from llmobs.store.migrate import current, head
+from llmobs.store.migrate import current
+from llmobs.store.revision import head
 
 NAMESPACE = "guard"
 

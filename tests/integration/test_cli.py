@@ -143,3 +143,14 @@ def test_a_subcommand_loads_neither_the_web_framework_nor_the_detectors() -> Non
         [sys.executable, "-c", f"{looked}; {told}"], capture_output=True, text=True, check=True
     )
     assert ended.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_service_loads_nothing_that_it_may_not_need(tmp_path: Path) -> None:
+    spare = ["alembic", "jwt", "httpx", "pydantic", "ollama", "pyarrow", "click", "granian"]
+    made = (
+        "import sys; from llmobs.app import create_app; from llmobs.settings import Settings; "
+        f"create_app(Settings(database_url='sqlite:///{tmp_path}/l.db', spool_dir='{tmp_path}/spool')); "
+        f"print(sorted(set({spare!r}) & set(sys.modules)))"
+    )
+    ended = subprocess.run([sys.executable, "-c", made], capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1] == "[]"

@@ -24,7 +24,7 @@ def _missed(text: str) -> list[str]:
     return [
         rule.rule.id
         for index, rule in enumerate(RULES)
-        if index not in possible and rule._pattern.search(view.encoded) is not None
+        if index not in possible and rule._search(view.encoded) is not None
     ]
 
 

@@ -2,22 +2,24 @@
 
 import ipaddress
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from llmobs.access.gate import Gate, Lookup
-from llmobs.access.jwks import KeySet
 from llmobs.access.keys import Pepper, pepper_from
 from llmobs.access.limits import Allowances, Limiter, MemoryAllowances
 from llmobs.access.registry import Registry
 from llmobs.access.sessions import Sessions
 from llmobs.access.tiers import Tiers, load_tiers
-from llmobs.access.tokens import ClientLookup, Tokens
 from llmobs.errors import SettingsInvalid
 from llmobs.settings import AuthMode, Settings
 from llmobs.store.allowances import DatabaseAllowances
 from llmobs.store.database import Database
 from llmobs.store.store import Store
+
+if TYPE_CHECKING:
+    from llmobs.access.tokens import ClientLookup, Tokens
 
 Count = Callable[[str, tuple[str, ...]], None]
 SCHEMES = ("redis://", "rediss://", "unix://", "valkey://", "valkeys://")
@@ -31,12 +33,15 @@ def installed_pepper(settings: Settings) -> Pepper | None:
     return None
 
 
-def installed_tokens(settings: Settings, clients: ClientLookup) -> Tokens | None:
+def installed_tokens(settings: Settings, clients: "ClientLookup") -> "Tokens | None":
     """What checks bearer tokens, where they are taken; SettingsInvalid when a setting is missing or unfit."""
     if not settings.auth_mode.takes_tokens:
         return None
     if not settings.jwt_jwks:
         raise SettingsInvalid("tokens need LLMOBS_JWT_JWKS")
+    from llmobs.access.jwks import KeySet  # noqa: PLC0415  # cryptography and an HTTP client cost others their start
+    from llmobs.access.tokens import Tokens  # noqa: PLC0415
+
     return Tokens(settings, KeySet(settings.jwt_jwks, seconds=settings.jwt_jwks_seconds), clients)
 
 
@@ -47,7 +52,9 @@ def installed_sessions(settings: Settings, pepper: Pepper | None) -> Sessions | 
     return Sessions(pepper, settings.session_seconds)
 
 
-def installed_gate(settings: Settings, pepper: Pepper | None, lookup: Lookup, clients: ClientLookup) -> Gate:
+def installed_gate(
+    settings: Settings, pepper: Pepper | None, lookup: Lookup, clients: "ClientLookup"
+) -> Gate:
     """The gate; SettingsInvalid where the settings would leave the service open to strangers."""
     refuse_open_door(settings)
     return Gate(

@@ -23,7 +23,8 @@ def serve(*, migrate: bool) -> None:
 @click.option("--down", is_flag=True, help="Go down to the revision instead of up.")
 def migrate(*, revision: str, down: bool) -> None:
     """Bring the database of DATABASE_URL to a schema revision."""
-    from llmobs.store.migrate import current, downgrade, head, serves, upgrade  # noqa: PLC0415  # as above
+    from llmobs.store.migrate import current, downgrade, upgrade  # noqa: PLC0415  # as above
+    from llmobs.store.revision import head, serves  # noqa: PLC0415
 
     settings = load_settings(os.environ)
     (downgrade if down else upgrade)(settings, revision)

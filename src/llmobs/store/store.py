@@ -17,8 +17,8 @@ from llmobs.settings import Settings, StoreOnFailure
 from llmobs.store import clients, judgements, records, rollup
 from llmobs.store.database import Database, retried
 from llmobs.store.journal import Journal, Observer
-from llmobs.store.migrate import head, revision_of, serves
 from llmobs.store.records import DecidedRecord, LogFilter, LoggedRecord, RuleHits, TierCounts
+from llmobs.store.revision import head, revision_of, serves
 from llmobs.store.spool import Spool
 from llmobs.store.summary import Slice, Summaries
 from llmobs.store.writer import writer_for

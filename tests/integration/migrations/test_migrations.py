@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 from support.postgres import Server, new_database
 
 from llmobs.errors import SettingsInvalid, StoreUnavailable
 from llmobs.settings import Settings
 from llmobs.store.database import make_engine
-from llmobs.store.migrate import current, downgrade, head, is_current, upgrade
+from llmobs.store.migrate import config, current, downgrade, is_current, upgrade
+from llmobs.store.revision import head
 from llmobs.store.tables import metadata
 
 UPGRADE = "import sys; from llmobs.settings import *; from llmobs.store.migrate import *; "
@@ -45,6 +47,10 @@ def _look(settings: Settings, look: Any) -> Any:
 
 def _tables(connection: Connection) -> set[str]:
     return set(inspect(connection).get_table_names())
+
+
+def test_the_newest_revision_is_the_one_that_alembic_takes_for_it() -> None:
+    assert head() == ScriptDirectory.from_config(config(Settings())).get_current_head()
 
 
 def test_up_down_and_up_again(settings: Settings) -> None:
@@ -90,6 +96,7 @@ def test_upgrades_at_the_same_time_all_succeed(settings: Settings) -> None:
 
 def test_an_upgrade_waits_for_another_longer_than_a_request_would(settings: Settings) -> None:
     upgrade(settings)
+    downgrade(settings)
     held, free = threading.Event(), threading.Event()
 
     def hold(connection: Connection) -> None:

@@ -17,7 +17,8 @@ from support.postgres import Server, new_database
 from support.service import LLMOBS, Service
 
 from llmobs.settings import Settings
-from llmobs.store.migrate import current, head, upgrade
+from llmobs.store.migrate import current, upgrade
+from llmobs.store.revision import head
 
 ROOT = Path(__file__).parents[3]
 ROWS = 100_000

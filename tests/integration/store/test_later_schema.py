@@ -10,7 +10,8 @@ from support.store import Heard, make_record
 from llmobs.cli import cli
 from llmobs.settings import Settings
 from llmobs.store.database import make_engine
-from llmobs.store.migrate import current, head, is_current, serves, upgrade
+from llmobs.store.migrate import current, is_current, upgrade
+from llmobs.store.revision import head, serves
 from llmobs.store.store import Kept, Store
 
 

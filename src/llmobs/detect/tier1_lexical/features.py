@@ -29,12 +29,9 @@ _MASK = (1 << 64) - 1
 
 
 def _powers(base: int, count: int) -> U64:
-    found = np.empty(count, dtype=np.uint64)
-    value = 1
-    for index in range(count):
-        found[index] = value
-        value = value * base & _MASK
-    return found
+    factors = np.full(count, base & _MASK, dtype=np.uint64)
+    factors[0] = 1
+    return np.multiply.accumulate(factors)  # modulo 2^64, as numpy's unsigned integers are
 
 
 _UP = _powers(_Q, LONGEST + 1)

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -43,7 +43,6 @@ class CompiledRule:
     __slots__ = (
         "_checks",
         "_group",
-        "_pattern",
         "_require",
         "_search",
         "_unless",
@@ -61,14 +60,20 @@ class CompiledRule:
         self.views = rule.views or pack.pack.views
         self.kinds = frozenset(rule.kinds or pack.pack.kinds)
         self.score = score
-        self._pattern = compile_pattern(rule.pattern)
-        self._search = searcher(self._pattern)
-        groups = self._pattern.groupindex
-        self._group: int = groups.get("value", groups.get(b"value", 0))
+        self._search: Callable[..., Spans | None] = self._first_search
+        self._group = 0
         self._checks: tuple[Check, ...] = tuple(check_named(name) for name in rule.check)
         self._require = any_of(rule.require)
         self._unless = any_of(rule.unless)
         self._unless_text = any_of(rule.unless_text)
+
+    def _first_search(self, text: bytes, start: int = 0) -> Spans | None:
+        """Compiles the pattern when a text first asks for it: to do it for all costs every start a tenth of its time."""
+        pattern = compile_pattern(self.rule.pattern)
+        groups = pattern.groupindex
+        self._group = groups.get("value", groups.get(b"value", 0))
+        self._search = searcher(pattern)
+        return self._search(text, start)
 
     def hit(self, view: View) -> Hit | None:
         """The rule's hit in a view, if its pattern occurs and its conditions hold."""

@@ -108,23 +108,46 @@ class _Unsupported(Exception):
     """The pattern holds something that this parser does not know; nothing is claimed then."""
 
 
+class Needs(msgspec.Struct, frozen=True, array_like=True):
+    """What is known of a pattern, as NEEDS keeps it."""
+
+    at_start: bool
+    words: Clauses
+
+
+NEEDS = "needs.json"
+"""Beside the packs: the needs of their patterns, derived beforehand, for to derive them takes a third of a second of
+every start. Made by training/needs.py; a test derives them again. Other patterns are looked at when they come."""
+
+
 @lru_cache(maxsize=4096)
 def required_words(pattern: str) -> Clauses:
     """Sets of lower-case words: every match holds a word of each set. The most telling set first.
 
     Empty when nothing is known.
     """
-    part = _parsed(pattern)
-    return () if part is None else _clauses(part)
+    return (_kept().get(pattern) or derived(pattern)).words
 
 
 def at_start_only(pattern: str) -> bool:
     """Whether the pattern can match at the start of a text only, so that trying it elsewhere ends at once."""
-    part = _parsed(pattern)
-    return part is not None and part.at_start
+    return (_kept().get(pattern) or derived(pattern)).at_start
 
 
 @lru_cache(maxsize=4096)
+def derived(pattern: str) -> Needs:
+    """What the pattern itself says."""
+    part = _parsed(pattern)
+    return Needs(False, ()) if part is None else Needs(part.at_start, _clauses(part))
+
+
+@cache
+def _kept() -> dict[str, Needs]:
+    return msgspec.json.decode(
+        (files("llmobs") / "data" / "rules" / NEEDS).read_bytes(), type=dict[str, Needs]
+    )
+
+
 def _parsed(pattern: str) -> _Part | None:
     try:
         return _Parser(pattern).parse()

@@ -12,7 +12,6 @@ from llmobs.detect.tier3_judge.chain import Chain, Limiter, Price
 from llmobs.detect.tier3_judge.detector import JudgeDetector
 from llmobs.detect.tier3_judge.judge import Judge
 from llmobs.detect.tier3_judge.observer import JudgeObserver
-from llmobs.detect.tier3_judge.openai_wire import OpenAIProvider
 from llmobs.detect.tier3_judge.provider import Provider
 from llmobs.detect.tier3_judge.question import load_families
 from llmobs.domain.subject import Span
@@ -104,7 +103,7 @@ def providers(settings: Settings) -> tuple[Provider, ...]:
         raise SettingsInvalid("JUDGE_BASE_URL needs JUDGE_MODEL beside it")
     makers: dict[str, Callable[[], Provider | None]] = {
         "groq": lambda: (
-            OpenAIProvider(
+            _openai(
                 name="groq",
                 base_url=settings.groq_base_url,
                 model=settings.groq_model,
@@ -114,7 +113,7 @@ def providers(settings: Settings) -> tuple[Provider, ...]:
             else None
         ),
         "openai": lambda: (
-            OpenAIProvider(
+            _openai(
                 name="openai",
                 base_url=settings.judge_base_url,
                 model=settings.judge_model,
@@ -149,6 +148,13 @@ def read_prices(written: str) -> dict[str, Price]:
             raise SettingsInvalid(f"LLMOBS_JUDGE_PRICES: {part!r} is not of the form model=in/out")
         prices[model] = price
     return prices
+
+
+def _openai(*, name: str, base_url: str, model: str, api_key: str) -> Provider:
+    # An HTTP client, likewise.
+    from llmobs.detect.tier3_judge.openai_wire import OpenAIProvider  # noqa: PLC0415
+
+    return OpenAIProvider(name=name, base_url=base_url, model=model, api_key=api_key)
 
 
 def _ollama(base_url: str, model: str) -> Provider:
