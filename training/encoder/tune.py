@@ -105,9 +105,19 @@ def served(heads: Path) -> Heads:
     return model
 
 
-def chosen(rows: list[Row], most: int, chance: random.Random) -> list[Row]:
-    """All of our own rows, and of the other sources evenly as many as fit."""
+def chosen(
+    rows: list[Row], most: int, chance: random.Random, new: frozenset[str], old: int | None
+) -> list[Row]:
+    """All of our own rows, and of the other sources evenly as many as fit.
+
+    Rows of the files `new` come twice; with `old` only so many of the others of ours, drawn at random.
+    """
     own = [row for row in rows if row.source.startswith("own_")]
+    if new or old is not None:
+        fresh = [row for row in own if row.source.removeprefix("own_") in new]
+        known = [row for row in own if row.source.removeprefix("own_") not in new]
+        own = 2 * fresh + (known if old is None else chance.sample(known, min(old, len(known))))
+        print(2 * len(fresh), "of them new", flush=True)
     by_source: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if not row.source.startswith("own_"):
@@ -135,6 +145,8 @@ def main() -> None:
     ask.add_argument("--start", type=Path, help="weights to go on from, instead of the served ones")
     ask.add_argument("--rounded", action="store_true", help="learn with what int8 will round away")
     ask.add_argument("--blank", type=float, default=0.0, help="share of the word pieces that are hidden")
+    ask.add_argument("--new", nargs="*", default=[], help="our own files whose rows come twice")
+    ask.add_argument("--old", type=int, help="how many of our other rows take part; all without it")
     ask.add_argument("--turn", type=int, default=0, help="another turn takes other rows")
     said = ask.parse_args()
     said.out.mkdir(parents=True, exist_ok=True)
@@ -156,7 +168,7 @@ def main() -> None:
     plan_of = []
     for epoch in range(said.epochs):
         chance = random.Random(SEED + 70 + said.turn + epoch)
-        some = chosen(rows, said.most, chance)
+        some = chosen(rows, said.most, chance, frozenset(said.new), said.old)
         data = [
             (ids, labels, weight * (OWN_WEIGHT if row.source.startswith("own_") else 1.0))
             for row, found in zip(some, pieces(tool, [row.text for row in some]), strict=True)
