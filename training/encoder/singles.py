@@ -178,6 +178,10 @@ def handwritten(folder: Path) -> list[Row]:
             unasked = tuple(other for other in UNSAID if other != head) if label else ()
             if head == "toxicity" and label:
                 unasked = (*unasked, "bias", "dangerous_request", "dangerous_answer")
+            if label and head in ("dangerous_request", "dangerous_answer"):
+                unasked = (*unasked, "toxicity", "bias")  # harm is often both, and nobody has said
+            if label and head == "prompt_injection":
+                unasked = (*unasked, "dangerous_request", "toxicity", "bias")
             if head in UNSAID and not label:
                 unasked = tuple(other for other in UNSAID if other != head)
             if path.stem.startswith("planted_orders"):

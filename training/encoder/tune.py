@@ -105,6 +105,16 @@ def served(heads: Path) -> Heads:
     return model
 
 
+def mixed(
+    new: dict[str, torch.Tensor], old: dict[str, torch.Tensor], share: float
+) -> dict[str, torch.Tensor]:
+    """Weights between the new and the served ones: most of what was learnt, and less of what that cost elsewhere.
+
+    After Wortsman et al., Robust fine-tuning of zero-shot models (2022).
+    """
+    return {name: torch.lerp(old[name].float(), new[name].float(), share).to(new[name].dtype) for name in new}
+
+
 def chosen(
     rows: list[Row], most: int, chance: random.Random, new: frozenset[str], old: int | None
 ) -> list[Row]:
@@ -147,6 +157,9 @@ def main() -> None:
     ask.add_argument("--blank", type=float, default=0.0, help="share of the word pieces that are hidden")
     ask.add_argument("--new", nargs="*", default=[], help="our own files whose rows come twice")
     ask.add_argument("--old", type=int, help="how many of our other rows take part; all without it")
+    ask.add_argument(
+        "--mix", type=float, default=1.0, help="share of what was learnt that is kept, see `mixed`"
+    )
     ask.add_argument("--turn", type=int, default=0, help="another turn takes other rows")
     said = ask.parse_args()
     said.out.mkdir(parents=True, exist_ok=True)
@@ -203,6 +216,8 @@ def main() -> None:
         if step % 25 == 0:
             pace = (time.time() - started) / step
             print(f"{step}/{steps} loss {running:.4f} {pace * (steps - step):.0f} s left", flush=True)
+    if said.mix < 1.0:
+        model.load_state_dict(mixed(model.state_dict(), served(said.heads).state_dict(), said.mix))
     torch.save(model.state_dict(), said.out / "model.pt")
     model.eval()
     judge(model, tool, said.data, left, said.out / "scores.jsonl", said.eval_rows)
