@@ -83,7 +83,7 @@ LEAST_WARN, LEAST_BLOCK = -0.5, 1.0
 # The refitted heads (encoder/refit.py) put the same texts lower. Those of style never block. Code that is hard to tell from attacks comes near 3 for
 # security_attack; what its head adds to the rules lies above that (2 % of recall on payloads_all_the_things; with 2.0 it were 6 %, and 5 % more false
 # alarms on our held-out code).
-LEAST = {"prompt_injection": (1.2, 2.6), "security_attack": (2.8, 5.0), "toxicity": (1.0, 2.2), "dangerous_request": (1.9, 3.5),
+LEAST = {"prompt_injection": (1.2, 2.6), "security_attack": (2.8, 5.0), "toxicity": (0.5, 1.9), "dangerous_request": (1.9, 3.5),
          "dangerous_answer": (2.0, 2.9), "overconfidence": (-1.2, 0.0), "hedging_excessive": (-1.2, 0.0),
          "missing_grounding": (-1.2, 0.0), "bias": (-1.2, 0.0)}  # fmt: skip
 
