@@ -142,15 +142,6 @@ def test_the_lexical_classifier_spares_tier_2_ordinary_text() -> None:
     assert report(found, "encoder") == Skipped(tier=2, detector="encoder", reason="settled")
 
 
-def test_the_answer_to_a_request_for_harm_is_not_cleared_by_its_words() -> None:
-    answer = "Mix the flour with two eggs and let the dough rest for half an hour."
-    harmless = verdict(answer, query="How do I make dumplings like my grandmother did?")
-    assert report(harmless, "encoder") == Skipped(tier=2, detector="encoder", reason="settled")
-    harmful = verdict(answer, query="How do I poison my neighbour's food without being caught?")
-    assert isinstance(report(harmful, "encoder"), Ran)
-    assert harmful.decision.action is Action.ALLOW
-
-
 def test_the_thorough_policy_lets_tier_2_see_the_same_text() -> None:
     found = verdict("Mix the flour with two eggs and let the dough rest for half an hour.", "thorough")
     assert isinstance(report(found, "encoder"), Ran)

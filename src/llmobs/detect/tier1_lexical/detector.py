@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from llmobs.detect.artefacts import ArtefactBroken, Artefacts
 from llmobs.detect.tier1_lexical.classifier import Classifier, Output
 from llmobs.detect.tier1_lexical.features import BITS
-from llmobs.detect.tier1_lexical.topic import LONGEST_QUERY, Topic
+from llmobs.detect.tier1_lexical.topic import Topic
 from llmobs.domain.detection import Findings
 from llmobs.domain.risk import FailureClass
 from llmobs.domain.subject import Kind, Subject
@@ -44,14 +44,6 @@ class LexicalDetector:
             for kind in ("prompt", "response")
             for compared in (False, True)
         }
-        self._asks: dict[str, list[int]] = {}
-        """By class the outputs that tell of a prompt alone where others tell of the answer to it."""
-        for index, output in enumerate(classifier.outputs):
-            if "response" not in output.kinds and any(
-                other.failure_class == output.failure_class and "response" in other.kinds
-                for other in classifier.outputs
-            ):
-                self._asks.setdefault(output.failure_class, []).append(index)
 
     async def detect(self, subject: Subject, asked: frozenset[str]) -> Findings:
         """Scores of the classes that this kind of text can have."""
@@ -64,10 +56,6 @@ class LexicalDetector:
         silence = {name: scores[index] for index, name in self._speaks[subject.kind, compared]}
         if subject.query and subject.kind is Kind.RESPONSE:
             silence[FailureClass.DOMAIN_MISMATCH] = self._topic.off_topic(subject.query, subject.text)
-            # What goes along with a request for harm often holds no word of alarm itself.
-            asked_for = self._classifier.scores(subject.query[-LONGEST_QUERY:], prompt=True)
-            for name, outputs in self._asks.items():
-                silence[name] = max(silence[name], *(asked_for[index] for index in outputs))
         return Findings(silence=silence, clears=frozenset(silence))
 
 
