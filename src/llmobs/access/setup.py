@@ -40,7 +40,7 @@ def installed_tokens(settings: Settings, clients: "ClientLookup") -> "Tokens | N
     if not settings.jwt_jwks:
         raise SettingsInvalid("tokens need LLMOBS_JWT_JWKS")
     from llmobs.access.jwks import KeySet  # noqa: PLC0415  # cryptography and an HTTP client cost others their start
-    from llmobs.access.tokens import Tokens  # noqa: PLC0415
+    from llmobs.access.tokens import Tokens  # noqa: PLC0415  # as above
 
     return Tokens(settings, KeySet(settings.jwt_jwks, seconds=settings.jwt_jwks_seconds), clients)
 

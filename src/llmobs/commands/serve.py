@@ -24,7 +24,7 @@ def serve(*, migrate: bool) -> None:
 def migrate(*, revision: str, down: bool) -> None:
     """Bring the database of DATABASE_URL to a schema revision."""
     from llmobs.store.migrate import current, downgrade, upgrade  # noqa: PLC0415  # as above
-    from llmobs.store.revision import head, serves  # noqa: PLC0415
+    from llmobs.store.revision import head, serves  # noqa: PLC0415  # as above
 
     settings = load_settings(os.environ)
     (downgrade if down else upgrade)(settings, revision)

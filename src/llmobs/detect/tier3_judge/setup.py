@@ -151,8 +151,7 @@ def read_prices(written: str) -> dict[str, Price]:
 
 
 def _openai(*, name: str, base_url: str, model: str, api_key: str) -> Provider:
-    # An HTTP client, likewise.
-    from llmobs.detect.tier3_judge.openai_wire import OpenAIProvider  # noqa: PLC0415
+    from llmobs.detect.tier3_judge.openai_wire import OpenAIProvider  # noqa: PLC0415  # brings an HTTP client
 
     return OpenAIProvider(name=name, base_url=base_url, model=model, api_key=api_key)
 
