@@ -36,7 +36,7 @@ from safetensors.torch import load_file
 
 from llmobs.detect.artefacts import Artefacts
 from llmobs.detect.tier1_lexical.classifier import LONG as LONG_PROMPT
-from llmobs.detect.tier1_lexical.classifier import Classifier, Output
+from llmobs.detect.tier1_lexical.classifier import Classifier, Output, Unit
 from llmobs.detect.tier2_encoder.comparison import claim_with, inputs
 from llmobs.detect.tier2_encoder.embedder import Embedder
 from llmobs.detect.tier2_encoder.manifest import LONG
@@ -484,7 +484,19 @@ def lexical(said: argparse.Namespace) -> None:
                 "needs_no_documents": head == "missing_grounding",
             }
         )  # fmt: skip
-    classifier = Classifier(table, tuple(Output(**o) for o in outputs))  # type: ignore[arg-type]
+    hidden = [
+        {
+            "unit": float(units[len(HEADS) + row]),
+            "bias": round(float(bias[len(HEADS) + row]), 5),
+            "gives": [round(float(value), 5) for value in given],
+        }
+        for row, given in enumerate(found["gives"])
+    ]
+    classifier = Classifier(
+        table,
+        tuple(Output(**o) for o in outputs),  # type: ignore[arg-type]
+        tuple(Unit(**u) for u in hidden),
+    )
     prompts = [
         str(row["text"])
         for path in sorted((said.data / "benign").glob("*.jsonl.gz"))
@@ -505,6 +517,7 @@ def lexical(said: argparse.Namespace) -> None:
         {"weights.npy": buffer.getvalue()},
         {
             "outputs": outputs,
+            "units": hidden,
             "probes": [[text, classifier.scores(text)] for text in PROBES],
             "training": told(rows),
         },

@@ -1,4 +1,4 @@
-"""The weights: one gather and one sum a feature sort, for all classes at once."""
+"""The weights: one gather and one sum, for all classes at once."""
 
 from math import copysign, exp, sqrt
 
@@ -39,28 +39,47 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Added to the logit of any other prompt: those are where attacks come, and an answer is hardly ever one."""
 
 
-class Classifier:
-    """Linear weights of int8 for `outputs`, packed three to a 64-bit word.
+class Unit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A hidden sum: where `unit * sum / sqrt(features) + bias` is above 0, it counts `gives` for each output.
 
-    `weights` has the shape (2^BITS, outputs). A gather of 64-bit words and a sum over them cost
+    Words that mean harm only beside others ("at night" in a plan and in a diary) have no linear weight.
+    """
+
+    unit: float
+    bias: float
+    gives: tuple[float, ...]
+
+
+class Classifier:
+    """Weights of int8 for `outputs` and, after them, for the hidden `units`, packed three to a 64-bit word.
+
+    `weights` has the shape (2^BITS, outputs + units). A gather of 64-bit words and a sum over them cost
     the same as for one class, so ten classes cost four.
     """
 
-    def __init__(self, weights: NDArray[np.int8], outputs: tuple[Output, ...]) -> None:
-        if weights.shape != (1 << BITS, len(outputs)):
-            raise ValueError(f"weights of shape {weights.shape} for {len(outputs)} outputs")
+    def __init__(
+        self, weights: NDArray[np.int8], outputs: tuple[Output, ...], units: tuple[Unit, ...] = ()
+    ) -> None:
+        columns = len(outputs) + len(units)
+        if weights.shape != (1 << BITS, columns):
+            raise ValueError(
+                f"weights of shape {weights.shape} for {len(outputs)} outputs and {len(units)} units"
+            )
+        if any(len(unit.gives) != len(outputs) for unit in units):
+            raise ValueError(f"a unit has to give something to each of {len(outputs)} outputs")
         self.outputs = outputs
         lifted = weights.astype(np.int64) + _BIAS
-        words = -(-len(outputs) // PER_WORD)
+        words = -(-columns // PER_WORD)
         # The words of one row side by side: one row is one cache line or less.
         self._table = np.zeros((1 << BITS, words), dtype=np.int64)
-        for index in range(len(outputs)):
+        for index in range(columns):
             word, lane = divmod(index, PER_WORD)
             self._table[:, word] |= lifted[:, index] << (lane * LANE)
         self._lanes = [
             (index // PER_WORD, index % PER_WORD * LANE, output.unit, output.bias)
-            for index, output in enumerate(outputs)
+            for index, output in enumerate((*outputs, *units))
         ]
+        self._gives = np.array([unit.gives for unit in units]).reshape(len(units), len(outputs))
         self._curves = [(output.slope, output.offset) for output in outputs]
         self._long_curves = [(output.slope, output.offset + output.long) for output in outputs]
         self._short_curves = [(output.slope, output.offset + output.short) for output in outputs]
@@ -108,7 +127,12 @@ class Classifier:
     def _values(self, count: int, totals: list[int]) -> list[float]:
         root = sqrt(count)
         lifted = count * _BIAS
-        return [
+        values = [
             unit * ((totals[word] >> shift & _LANE_MASK) - lifted) / root + bias
             for word, shift, unit, bias in self._lanes
         ]
+        if not self._gives.size:
+            return values
+        cut = len(self.outputs)
+        more = np.maximum(values[cut:], 0.0) @ self._gives
+        return [value + added for value, added in zip(values, more.tolist(), strict=False)]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmobs.detect.artefacts import ArtefactBroken, Artefacts
-from llmobs.detect.tier1_lexical.classifier import Classifier, Output
+from llmobs.detect.tier1_lexical.classifier import Classifier, Output, Unit
 from llmobs.detect.tier1_lexical.features import BITS
 from llmobs.detect.tier1_lexical.topic import Topic
 from llmobs.domain.detection import Findings
@@ -63,6 +63,7 @@ class LexicalManifest(msgspec.Struct, frozen=True, kw_only=True):
     """What the manifest says beyond checksums."""
 
     outputs: tuple[Output, ...]
+    units: tuple[Unit, ...] = ()
     probes: tuple[tuple[str, tuple[float, ...]], ...]
     """Texts with the scores that they had when the weights were made."""
 
@@ -70,8 +71,8 @@ class LexicalManifest(msgspec.Struct, frozen=True, kw_only=True):
 def load_lexical(artefacts: Artefacts, topic: Topic) -> LexicalDetector:
     """The detector from its artefacts; ArtefactBroken when they are not what they say."""
     said = artefacts.told(LexicalManifest)
-    weights = _weights(artefacts.read("weights.npy"), len(said.outputs))
-    classifier = Classifier(weights, said.outputs)
+    weights = _weights(artefacts.read("weights.npy"), len(said.outputs) + len(said.units))
+    classifier = Classifier(weights, said.outputs, said.units)
     if not said.probes:
         raise ArtefactBroken("lexical: the manifest holds no probes")
     for number, (text, wanted) in enumerate(said.probes):
@@ -81,12 +82,12 @@ def load_lexical(artefacts: Artefacts, topic: Topic) -> LexicalDetector:
     return LexicalDetector(classifier, topic)
 
 
-def _weights(content: bytes, outputs: int) -> NDArray[np.int8]:
+def _weights(content: bytes, columns: int) -> NDArray[np.int8]:
     """Rows of int8, as numpy's own format without pickles holds them."""
     try:
         table: Any = np.load(io.BytesIO(content), allow_pickle=False)
     except ValueError as error:
         raise ArtefactBroken(f"lexical/weights.npy: {error}") from error
-    if table.dtype != np.int8 or table.shape != (1 << BITS, outputs):
+    if table.dtype != np.int8 or table.shape != (1 << BITS, columns):
         raise ArtefactBroken(f"lexical/weights.npy: {table.dtype} of shape {table.shape}")
     return cast(NDArray[np.int8], table)
