@@ -67,7 +67,7 @@ PLAN: dict[str, tuple[str, tuple[str, ...], str, float, float | None]] = {
 # Share of harmless text that the lexical classifier leaves to tier 2, head by head: most where a
 # miss costs most and words tell least.
 OPEN = {
-    "prompt_injection": 0.007, "dangerous_request": 0.048, "dangerous_answer": 0.028, "toxicity": 0.029,
+    "prompt_injection": 0.007, "dangerous_request": 0.048, "dangerous_answer": 0.038, "toxicity": 0.033,
     "bias": 0.01, "security_attack": 0.004, "overconfidence": 0.019, "hedging_excessive": 0.004,
     "tone_issue": 0.004, "missing_grounding": 0.014,
 }  # fmt: skip
@@ -80,10 +80,9 @@ LEAST_WARN, LEAST_BLOCK = -0.5, 1.0
 # Documents with ordinary imperatives come near prompt_injection, blunt words about groups near toxicity: these
 # logits were chosen with a look at our own held-out rows (planted, hate, moderation), which are no blind test since.
 # Those of dangerous_request and dangerous_answer are near those of the fourth version: with less, an answer about work at home warned.
-# The refitted heads (encoder/refit.py) put the same texts lower. Those of style never block. Code that is hard to tell from attacks comes near 3 for
-# security_attack; what its head adds to the rules lies above that (2 % of recall on payloads_all_the_things; with 2.0 it were 6 %, and 5 % more false
-# alarms on our held-out code).
-LEAST = {"prompt_injection": (1.2, 2.6), "security_attack": (2.8, 5.0), "toxicity": (0.5, 1.9), "dangerous_request": (1.9, 3.5),
+# The refitted heads (encoder/refit.py) put the same texts lower. Those of style never block. Code that is hard to tell from attacks comes near 3.5
+# for security_attack: between 2.8 and 3.5 its head found 3 more of 814 held-out payloads that no rule finds, and took 14 more of 839 pieces of code for one.
+LEAST = {"prompt_injection": (1.2, 2.6), "security_attack": (3.5, 5.0), "toxicity": (0.8, 2.2), "dangerous_request": (1.9, 3.5),
          "dangerous_answer": (2.0, 2.9), "overconfidence": (-1.2, 0.0), "hedging_excessive": (-1.2, 0.0),
          "missing_grounding": (-1.2, 0.0), "bias": (-1.2, 0.0)}  # fmt: skip
 
@@ -95,7 +94,7 @@ SHORT_OPEN = {"prompt_injection": 0.038}
 prompts and 3 % of harmless answers to tier 2, and half of the attacks in unusual words were cleared."""
 LONG_LESS = {"prompt_injection": 1.0}
 """What documents have taken off: with less, one in seven of our clean documents full of imperatives warned."""
-WORDED = {"prompt_injection": 0.23}
+WORDED = {"prompt_injection": 0.4}
 """Score of the lexical classifier from which a long text has nothing taken off. Chosen, with LONG_LESS, on our held-out
 documents and on jailbreaks from the wild."""
 

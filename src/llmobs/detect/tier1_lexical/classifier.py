@@ -75,9 +75,10 @@ class Classifier:
         for index in range(columns):
             word, lane = divmod(index, PER_WORD)
             self._table[:, word] |= lifted[:, index] << (lane * LANE)
+        scales = [(one.unit, one.bias) for one in outputs] + [(one.unit, one.bias) for one in units]
         self._lanes = [
-            (index // PER_WORD, index % PER_WORD * LANE, output.unit, output.bias)
-            for index, output in enumerate((*outputs, *units))
+            (index // PER_WORD, index % PER_WORD * LANE, unit, bias)
+            for index, (unit, bias) in enumerate(scales)
         ]
         self._gives = np.array([unit.gives for unit in units]).reshape(len(units), len(outputs))
         self._curves = [(output.slope, output.offset) for output in outputs]
