@@ -36,7 +36,7 @@ from safetensors.torch import load_file
 
 from llmobs.detect.artefacts import Artefacts
 from llmobs.detect.tier1_lexical.classifier import LONG as LONG_PROMPT
-from llmobs.detect.tier1_lexical.classifier import Classifier, Output, Unit
+from llmobs.detect.tier1_lexical.classifier import Classifier, HiddenUnit, Output
 from llmobs.detect.tier2_encoder.comparison import claim_with, inputs
 from llmobs.detect.tier2_encoder.embedder import Embedder
 from llmobs.detect.tier2_encoder.manifest import LONG
@@ -494,7 +494,7 @@ def lexical(said: argparse.Namespace) -> None:
     classifier = Classifier(
         table,
         tuple(Output(**o) for o in outputs),  # type: ignore[arg-type]
-        tuple(Unit(**u) for u in hidden),
+        tuple(HiddenUnit(**u) for u in hidden),
     )
     prompts = [
         str(row["text"])
@@ -516,7 +516,7 @@ def lexical(said: argparse.Namespace) -> None:
         {"weights.npy": buffer.getvalue()},
         {
             "outputs": outputs,
-            "units": hidden,
+            "hidden": hidden,
             "probes": [[text, classifier.scores(text)] for text in PROBES],
             "training": told(rows),
         },

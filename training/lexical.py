@@ -53,7 +53,7 @@ DROPPED = 0.15
 
 
 class Words(torch.nn.Module):
-    """Weights (rows, outputs + hidden), biases, and what each hidden sum gives each output (hidden, outputs)."""
+    """Weights (rows, outputs + hidden), biases, and what each hidden unit gives each output (hidden, outputs)."""
 
     def __init__(self, outputs: int, hidden: int) -> None:
         super().__init__()

@@ -18,6 +18,7 @@ from granian.log import LogLevels, logger
 from granian.server.mp import MPServer, WorkerProcess
 
 from llmobs.access.setup import check_access
+from llmobs.errors import StoreUnavailable
 from llmobs.lifecycle import LISTENER, NOTE, RETIRE_SECONDS, SERVES, TOLD
 from llmobs.settings import Settings
 from llmobs.store.migrate import is_current, upgrade
@@ -25,6 +26,8 @@ from llmobs.supervised import shared_folder, supervise
 
 START_SECONDS = 180.0
 """How long a replacement may take to load its models, on a busy machine."""
+DATABASE_SECONDS = 15.0
+"""How long a start waits for a database that does not answer: the two are often started together, or restarted."""
 SPARE_SECONDS = 10
 """For flushing and exporting, on top of the drain and the longest request."""
 
@@ -153,12 +156,14 @@ class Supervisor(MPServer):
 def run(settings: Settings, *, migrate: bool) -> None:
     """Serve until a signal ends it. Refuses to start on a database that is not at head.
 
-    SettingsInvalid where the service would be open to strangers, before any worker starts.
+    SettingsInvalid where the service would be open to strangers, StoreUnavailable where the database does not
+    answer in DATABASE_SECONDS, both before any worker starts.
     """
     check_access(settings)
+    current = _is_current_soon(settings)
     if migrate:
         upgrade(settings, "head")
-    elif not is_current(settings):
+    elif not current:
         click.echo("llmobs: the database is not at the newest schema; run: llmobs migrate", err=True)
         sys.exit(2)
     if not _is_free(settings.api_host, settings.api_port):
@@ -171,6 +176,25 @@ def run(settings: Settings, *, migrate: bool) -> None:
     counting = settings.api_workers > 1 or settings.recycle_requests or settings.recycle_megabytes
     with shared_folder() if counting else nullcontext():
         _server(settings).serve()
+
+
+def _is_current_soon(settings: Settings) -> bool:
+    """See is_current; a database that is away is asked again, and the operator told why nothing happens."""
+    until = time.monotonic() + DATABASE_SECONDS
+    told = False
+    while True:
+        try:
+            return is_current(settings)
+        except StoreUnavailable as error:
+            if time.monotonic() > until:
+                raise StoreUnavailable(f"the database does not answer: {error}") from None
+            if not told:
+                click.echo(
+                    f"llmobs: the database does not answer ({error}); asking again for {DATABASE_SECONDS:.0f} s",
+                    err=True,
+                )
+                told = True
+            time.sleep(0.25)
 
 
 def _server(settings: Settings) -> Supervisor:

@@ -274,11 +274,16 @@ async def table_locked(ground: Ground) -> Row:
     async def lock(_: Load) -> None:
         connection = await asyncpg.connect(url)
         try:
-            async with connection.transaction():
-                await connection.execute(
-                    "LOCK TABLE idempotency_keys, detection_logs IN ACCESS EXCLUSIVE MODE"
-                )
-                await asyncio.sleep(4)
+            while True:
+                try:
+                    async with connection.transaction():
+                        await connection.execute(
+                            "LOCK TABLE idempotency_keys, detection_logs IN ACCESS EXCLUSIVE MODE"
+                        )
+                        await asyncio.sleep(4)
+                        return
+                except asyncpg.DeadlockDetectedError:
+                    continue  # the service held one of the two and wanted the other
         finally:
             await connection.close()
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmobs.detect.tier1_lexical.classifier import LONG, Classifier, Output, Unit
+from llmobs.detect.tier1_lexical.classifier import LONG, Classifier, HiddenUnit, Output
 from llmobs.detect.tier1_lexical.features import BITS, LONGEST, features, lowered, segments_of
 
 NAMES = ("a", "b", "c", "d")
@@ -57,12 +57,12 @@ def plainly(weights: np.ndarray, text: str) -> list[float]:
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=400), st.lists(st.floats(-2, 2), min_size=2, max_size=2))
-def test_a_hidden_sum_counts_where_it_is_above_nothing(
+def test_a_hidden_unit_counts_where_it_is_above_nothing(
     weights: np.ndarray, text: str, biases: list[float]
 ) -> None:
-    """The last two columns as hidden sums, beside the same columns written out as outputs."""
+    """The last two columns as hidden units, beside the same columns written out as outputs."""
     outputs = tuple(output(name, 0.1 * n) for n, name in enumerate(NAMES))
-    units = tuple(Unit(unit=0.02, bias=bias, gives=(0.5, -1.0)) for bias in biases)
+    units = tuple(HiddenUnit(unit=0.02, bias=bias, gives=(0.5, -1.0)) for bias in biases)
     hidden = Classifier(weights, outputs[:2], units)
     if not features(lowered(text)):
         assert hidden.scores(text) == (0.0, 0.0)
@@ -74,10 +74,10 @@ def test_a_hidden_sum_counts_where_it_is_above_nothing(
     assert hidden.scores(text) == pytest.approx([1 / (1 + exp(-v)) for v in wanted], abs=1e-9)
 
 
-def test_a_hidden_sum_has_to_give_to_each_output(weights: np.ndarray) -> None:
+def test_a_hidden_unit_has_to_give_to_each_output(weights: np.ndarray) -> None:
     outputs = tuple(output(name, 0.0) for name in NAMES[:3])
     with pytest.raises(ValueError, match="each of 3 outputs"):
-        Classifier(weights, outputs, (Unit(unit=0.01, bias=0.0, gives=(1.0,)),))
+        Classifier(weights, outputs, (HiddenUnit(unit=0.01, bias=0.0, gives=(1.0,)),))
 
 
 @settings(max_examples=60, deadline=None)

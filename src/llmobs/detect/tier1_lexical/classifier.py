@@ -39,8 +39,8 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Added to the logit of any other prompt: those are where attacks come, and an answer is hardly ever one."""
 
 
-class Unit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A hidden sum: where `unit * sum / sqrt(features) + bias` is above 0, it counts `gives` for each output.
+class HiddenUnit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A rectified sum: where `unit * sum / sqrt(features) + bias` is above 0, it counts `gives` for each output.
 
     Words that mean harm only beside others ("at night" in a plan and in a diary) have no linear weight.
     """
@@ -51,22 +51,22 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Classifier:
-    """Weights of int8 for `outputs` and, after them, for the hidden `units`, packed three to a 64-bit word.
+    """Weights of int8 for `outputs` and, after them, for the `hidden` units, packed three to a 64-bit word.
 
-    `weights` has the shape (2^BITS, outputs + units). A gather of 64-bit words and a sum over them cost
-    the same as for one class, so ten classes cost four.
+    `weights` has the shape (2^BITS, outputs + hidden). A gather of 64-bit words and a sum over them cost
+    the same as for one class, so ten classes and eleven hidden units cost seven.
     """
 
     def __init__(
-        self, weights: NDArray[np.int8], outputs: tuple[Output, ...], units: tuple[Unit, ...] = ()
+        self, weights: NDArray[np.int8], outputs: tuple[Output, ...], hidden: tuple[HiddenUnit, ...] = ()
     ) -> None:
-        columns = len(outputs) + len(units)
+        columns = len(outputs) + len(hidden)
         if weights.shape != (1 << BITS, columns):
             raise ValueError(
-                f"weights of shape {weights.shape} for {len(outputs)} outputs and {len(units)} units"
+                f"weights of shape {weights.shape} for {len(outputs)} outputs and {len(hidden)} hidden units"
             )
-        if any(len(unit.gives) != len(outputs) for unit in units):
-            raise ValueError(f"a unit has to give something to each of {len(outputs)} outputs")
+        if any(len(one.gives) != len(outputs) for one in hidden):
+            raise ValueError(f"a hidden unit has to give something to each of {len(outputs)} outputs")
         self.outputs = outputs
         lifted = weights.astype(np.int64) + _BIAS
         words = -(-columns // PER_WORD)
@@ -75,12 +75,12 @@ class Classifier:
         for index in range(columns):
             word, lane = divmod(index, PER_WORD)
             self._table[:, word] |= lifted[:, index] << (lane * LANE)
-        scales = [(one.unit, one.bias) for one in outputs] + [(one.unit, one.bias) for one in units]
+        scales = [(one.unit, one.bias) for one in outputs] + [(one.unit, one.bias) for one in hidden]
         self._lanes = [
             (index // PER_WORD, index % PER_WORD * LANE, unit, bias)
             for index, (unit, bias) in enumerate(scales)
         ]
-        self._gives = np.array([unit.gives for unit in units]).reshape(len(units), len(outputs))
+        self._gives = np.array([one.gives for one in hidden]).reshape(len(hidden), len(outputs))
         self._curves = [(output.slope, output.offset) for output in outputs]
         self._long_curves = [(output.slope, output.offset + output.long) for output in outputs]
         self._short_curves = [(output.slope, output.offset + output.short) for output in outputs]

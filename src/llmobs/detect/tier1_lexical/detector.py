@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmobs.detect.artefacts import ArtefactBroken, Artefacts
-from llmobs.detect.tier1_lexical.classifier import Classifier, Output, Unit
+from llmobs.detect.tier1_lexical.classifier import Classifier, HiddenUnit, Output
 from llmobs.detect.tier1_lexical.features import BITS
 from llmobs.detect.tier1_lexical.topic import Topic
 from llmobs.domain.detection import Findings
@@ -63,7 +63,7 @@ class LexicalManifest(msgspec.Struct, frozen=True, kw_only=True):
     """What the manifest says beyond checksums."""
 
     outputs: tuple[Output, ...]
-    units: tuple[Unit, ...] = ()
+    hidden: tuple[HiddenUnit, ...] = ()
     probes: tuple[tuple[str, tuple[float, ...]], ...]
     """Texts with the scores that they had when the weights were made."""
 
@@ -71,8 +71,8 @@ class LexicalManifest(msgspec.Struct, frozen=True, kw_only=True):
 def load_lexical(artefacts: Artefacts, topic: Topic) -> LexicalDetector:
     """The detector from its artefacts; ArtefactBroken when they are not what they say."""
     said = artefacts.told(LexicalManifest)
-    weights = _weights(artefacts.read("weights.npy"), len(said.outputs) + len(said.units))
-    classifier = Classifier(weights, said.outputs, said.units)
+    weights = _weights(artefacts.read("weights.npy"), len(said.outputs) + len(said.hidden))
+    classifier = Classifier(weights, said.outputs, said.hidden)
     if not said.probes:
         raise ArtefactBroken("lexical: the manifest holds no probes")
     for number, (text, wanted) in enumerate(said.probes):
