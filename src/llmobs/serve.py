@@ -160,12 +160,11 @@ def run(settings: Settings, *, migrate: bool) -> None:
     answer in DATABASE_SECONDS, both before any worker starts.
     """
     check_access(settings)
-    current = _is_current_soon(settings)
-    if migrate:
+    if not _is_current_soon(settings):
+        if not migrate:
+            click.echo("llmobs: the database is not at the newest schema; run: llmobs migrate", err=True)
+            sys.exit(2)
         upgrade(settings, "head")
-    elif not current:
-        click.echo("llmobs: the database is not at the newest schema; run: llmobs migrate", err=True)
-        sys.exit(2)
     if not _is_free(settings.api_host, settings.api_port):
         click.echo(
             f"llmobs: something listens on {settings.api_host} port {settings.api_port} already", err=True

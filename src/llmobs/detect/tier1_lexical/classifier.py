@@ -136,4 +136,4 @@ class Classifier:
             return values
         cut = len(self.outputs)
         more = np.maximum(values[cut:], 0.0) @ self._gives
-        return [value + added for value, added in zip(values, more.tolist(), strict=False)]
+        return [value + added for value, added in zip(values[:cut], more.tolist(), strict=True)]
