@@ -120,13 +120,13 @@ train: .venv/run.stamp  ## train the shipped models from the data folder (hours 
 	$(TRAIN) -m encoder.tune $(ARGS) --heads $(abspath $(HEADS)) --start $(abspath $(TRAINED))/singles/model.pt --rounded --turn 5 --rate 3e-5 --most 8000 --epochs 2 --out $(abspath $(TRAINED))/singles
 	rm -f $(abspath $(TRAINED))/singles/scores-int8.jsonl
 	$(TRAIN) assemble.py $(ARGS) --trained $(abspath $(TRAINED)) --out $(abspath $(HEADS)) single
-	$(TRAIN) -m encoder.comparison $(ARGS) --heads $(abspath $(HEADS)) --out $(abspath $(TRAINED))/comparison --leave
-	$(TRAIN) -m encoder.comparison $(ARGS) --heads $(abspath $(HEADS)) --out $(abspath $(TRAINED))/comparison --leave --start $(abspath $(TRAINED))/comparison/left.pt --rate 1.6e-4
-	$(TRAIN) -m encoder.comparison $(ARGS) --heads $(abspath $(HEADS)) --out $(abspath $(TRAINED))/comparison --start $(abspath $(TRAINED))/comparison/left.pt --rate 1.6e-4
+	$(TRAIN) -m encoder.comparison $(ARGS) --heads $(abspath $(HEADS)) --out $(abspath $(TRAINED))/comparison
+	$(TRAIN) -m encoder.comparison $(ARGS) --heads $(abspath $(HEADS)) --out $(abspath $(TRAINED))/comparison --start $(abspath $(TRAINED))/comparison/model.pt --rate 1.6e-4
+	$(TRAIN) -m encoder.comparison $(ARGS) --heads $(abspath $(HEADS)) --out $(abspath $(TRAINED))/comparison --start $(abspath $(TRAINED))/comparison/model.pt --rate 1.6e-4
 	$(TRAIN) assemble.py $(ARGS) --trained $(abspath $(TRAINED)) --out $(abspath $(HEADS)) comparison
-	$(TRAIN) grounded.py --data $(abspath $(DATA)) --base $(abspath $(HEADS))/base --compared $(abspath $(TRAINED))/comparison --out $(abspath $(TRAINED))/grounded
+	$(TRAIN) grounded.py --data $(abspath $(DATA)) --heads $(abspath $(HEADS)) --out $(abspath $(TRAINED))/grounded
 	$(TRAIN) lexical.py $(ARGS) --out $(abspath $(TRAINED))/lexical --fold 3 --teacher $(abspath $(HEADS))
-	$(TRAIN) assemble.py $(ARGS) --trained $(abspath $(TRAINED)) --out $(abspath $(HEADS)) base lexical
+	$(TRAIN) assemble.py $(ARGS) --trained $(abspath $(TRAINED)) --out $(abspath $(HEADS)) weighings lexical
 	$(TRAIN) foreign.py --data $(abspath $(DATA)) --out $(abspath $(HEADS))
 	$(TRAIN) topic.py --data $(abspath $(DATA)) --base $(abspath $(HEADS))/base --out $(abspath $(HEADS))
 

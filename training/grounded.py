@@ -1,12 +1,12 @@
-"""Fit how a claim's features become scores: `python grounded.py --data DIR --base DIR --compared DIR --out DIR`.
+"""Fit how a claim's features become scores: `python grounded.py --data DIR --heads DIR --out DIR`.
 
-`--base` is the folder of the served base encoder (src/llmobs/data/heads/base), whose vectors are
-used as they will be served; `--compared` holds what encoder/comparison.py trained with sources and passages left
-out, and only these are fitted on: their logits come from a model that has not seen them, as in service. Features are computed once (features.npz) by the service's own code.
+`--heads` is the folder of the served graphs (src/llmobs/data/heads), whose vectors and comparison are used as they are
+served. Only text that the comparison has not learnt from is fitted on: rows of public sources that were kept back, and our
+own answers in handwritten/fitted, which serve nothing else. Features are computed once (features.npz) by the service's own code.
 Weights are never negative: a hole in the support of a claim may not lower its score on text of
 another sort, which plain logistic regression does as soon as one source invites it.
 
-Prints, for each source left out in turn, the AUC of an answer's worst claim.
+Prints, for each source left out of the fit in turn, the AUC of an answer.
 """
 
 from __future__ import annotations
@@ -14,25 +14,23 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import random
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from encoder.comparison import LEFT, Asked, Compare, Vectors, answers, auc, left_out, own, score
+from encoder.comparison import answers, auc, kept_back
 from encoder.pairs import answered
-from encoder.singles import SEED, read
 
 from llmobs.detect.artefacts import Artefacts
+from llmobs.detect.tier2_encoder.comparison import Comparison
 from llmobs.detect.tier2_encoder.embedder import Embedder
 from llmobs.detect.tier2_encoder.evidence import Passages
 from llmobs.detect.tier2_encoder.grounded import (
     FEATURES,
     RELEVANCE,
-    claims,
-    compared,
+    claim_features,
     relevance_features,
 )
 from llmobs.detect.tier2_encoder.words import load_words
@@ -40,98 +38,41 @@ from llmobs.detect.tier2_encoder.words import load_words
 OWN_SHARE = 1.0
 """How much all files of our own passages together count beside all public sources: their claims were written so that the
 words shared with the passage tell nothing, which they do in most answers."""
-CONTRADICTED, NOT_SUPPORTED, SUPPORTED = 2, 1, 0
+ASIDE = frozenset(["bbq_grounded", "sgd_results", "xquad_claims"])
+"""Sources that support is not fitted on, only told of: choices among two names, JSON of tools, other languages."""
 
 
-def served(base: Path) -> Embedder:
-    """The base encoder as the service loads it."""
-    return Embedder(Artefacts(base), load_words(Artefacts(base.parent / "words")))
-
-
-def measure(
-    data: Path, hand: Path, base: Path, compared_by: Path, rows_a_source: int, *, relevance_too: bool
-) -> dict[str, np.ndarray]:
+def measure(data: Path, hand: Path, heads: Path, *, relevance_too: bool) -> dict[str, np.ndarray]:
     """Features of claims and of answers to questions, with what is known of them."""
-    embedder = served(base)
-    asked: list[Asked] = []
-    for path in sorted((data / "groundedness").glob("*.jsonl.gz")):
-        source = path.name.removesuffix(".jsonl.gz")
-        if source not in LEFT and source != "halueval_summ":
-            continue
-        rows = list(read(path))
-        random.Random(SEED).shuffle(rows)
-        if source == "halueval_qa":
-            rows = [row for row in rows if row["meta"]["like_length"]]  # type: ignore[index]
-        for row in rows[:rows_a_source]:
-            text, document = str(row["text"]), str(row["context"])
-            query = "" if source == "halueval_summ" else str(row.get("query") or "")
-            passages = Passages([document])
-            label = int(str(row["label"]))
-            kind = row["meta"].get("kind")  # type: ignore[attr-defined]
-            against = 0.0 if not label else -1.0 if kind is None else float(kind == "contradicted")
-            for piece in claims(text)[:12]:
-                claim = text[piece.start : piece.end]
-                evidence = passages.nearest(claim, query)
-                asked.append(
-                    Asked(evidence, query, claim, (label, against), source, str(row["id"]), 1.0, document)
-                )
-    asked += [one for one in own(hand / "passages") if left_out(one)]  # of our own passages, those left out
+    words = load_words(Artefacts(heads / "words"))
+    embedder = Embedder(Artefacts(heads / "base"), words)
+    comparison = Comparison(Artefacts(heads / "comparison"), words, embedder)
+    asked = kept_back(data)
+    for path in sorted((hand / "fitted").glob("grounded_*.jsonl")):
+        asked += answers(path, f"own_{path.stem}")
     for path in sorted((hand / "held_out").glob("grounded_answers*.jsonl")):
-        asked += answers(path)
+        asked += answers(path, f"held_{path.stem}")
     values = np.zeros((len(asked), len(FEATURES)), dtype=np.float32)
     passages_of: dict[str, Passages] = {}
     for number, one in enumerate(asked):
         passages = passages_of.setdefault(one.document, Passages([one.document]))
-        values[number, :-2] = compared(embedder, one.claim, one.query or None, passages, one.evidence)
+        values[number] = claim_features(embedder, comparison, one.claim, one.query or None, passages)
         if number % 2000 == 0:
             print(number, "of", len(asked), flush=True)
-    vectors = Vectors(asked, base.parent, compared_by / "vectors.pkl")
-    model = Compare()
-    model.load_state_dict(torch.load(compared_by / "left.pt", weights_only=True))
-    values[:, -2:] = score(model, vectors, list(range(len(asked))))
     relevance = [
         (relevance_features(embedder, pair.first, pair.second), pair.labels[2], pair.source)
         for pair in (answered(data, hand) if relevance_too else [])
     ]
-    whole = [
-        (index, one.row, int(one.labels[0]), int(one.labels[1]))
-        for index, one in enumerate(asked)
-        if not one.source.startswith("own_")
-    ] + joined(asked)
-    order = [index for index, *_ in whole]
     return {
-        "values": values[order],
-        "source": np.array([asked[index].source for index in order]),
-        "row": np.array([row for _, row, _, _ in whole]),
-        "label": np.array([label for _, _, label, _ in whole]),
-        "against": np.array([against for *_, against in whole]),
+        "values": values,
+        "source": np.array([one.source for one in asked]),
+        "row": np.array([one.row for one in asked]),
+        "label": np.array([int(one.labels[0]) for one in asked]),
+        "against": np.array([-1 if math.isnan(one.labels[1]) else int(one.labels[1]) for one in asked]),
         "relevance": np.array([v for v, _, _ in relevance], dtype=np.float32),
         "off_topic": np.array([label for _, label, _ in relevance]),
         "asked_of": np.array([source for _, _, source in relevance]),
     }
-
-
-def joined(asked: list[Asked]) -> list[tuple[int, str, int, int]]:
-    """Answers of one to four of our own claims about a passage: index of each claim, its answer, the answer's labels.
-
-    Every wrong claim stands in one answer, among right ones, and as many answers are right throughout: real answers go
-    wrong in one place, and the more they say, the more often a right claim looks doubtful.
-    """
-    chance = random.Random(SEED + 5)
-    of: dict[str, list[int]] = defaultdict(list)
-    for index, one in enumerate(asked):
-        if one.source.startswith("own_"):
-            of[one.row].append(index)
-    made: list[tuple[int, str, int, int]] = []
-    for row, indices in of.items():
-        right = [i for i in indices if not asked[i].labels[0]]
-        for number, wrong in enumerate(i for i in indices if asked[i].labels[0]):
-            for label in (0, 1):
-                size = min(chance.choice((1, 1, 2, 3, 4)), len(right))
-                claims_of = chance.sample(right, max(size - label, 0)) + [wrong] * label
-                against = int(asked[wrong].labels[1]) * label
-                made += [(i, f"{row}#{number}{'rw'[label]}", label, against) for i in claims_of]
-    return made
 
 
 def shares_of(source: np.ndarray, own_share: float = OWN_SHARE) -> dict[str, float]:
@@ -277,11 +218,13 @@ def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__)
     ask.add_argument("--data", type=Path, required=True)
     ask.add_argument("--own", type=Path, default=Path(__file__).parent / "handwritten")
-    ask.add_argument("--base", type=Path, required=True)
-    ask.add_argument("--compared", type=Path, required=True)
+    ask.add_argument("--heads", type=Path, required=True)
     ask.add_argument("--out", type=Path, required=True)
-    ask.add_argument("--rows", type=int, default=300)
-    ask.add_argument("--keep-relevance", action="store_true", help="off_topic stays as the manifest has it")
+    ask.add_argument(
+        "--support-alone",
+        action="store_true",
+        help="contradicted and off_topic stay as the manifest has them",
+    )
     said = ask.parse_args()
     said.out.mkdir(parents=True, exist_ok=True)
     kept = said.out / "features.npz"
@@ -291,34 +234,25 @@ def main() -> None:
             **measure(
                 said.data,
                 said.own,
-                said.base,
-                said.compared,
-                said.rows,
-                relevance_too=not said.keep_relevance,
+                said.heads,
+                relevance_too=not said.support_alone,
             ),
         )
     got = dict(np.load(kept))
     blind = np.char.startswith(got["source"], "held_")
     held = {key: got[key][blind] for key in ("values", "label", "source", "row")}
     got |= {key: got[key][~blind] for key in ("values", "label", "against", "source", "row")}
+    plain = ~np.isin(got["source"], sorted(ASIDE))
     for name in np.unique(got["source"]):
-        rest, mask = got["source"] != name, got["source"] == name
+        rest, mask = plain & (got["source"] != name), got["source"] == name
         weights, offset = fit(got["values"][rest], got["label"][rest], got["source"][rest], got["row"][rest])
         y, worst = by_row(got["values"][mask] @ weights + offset, got["label"][mask], got["row"][mask])
         right = (worst > 0) == y
         even = (right[y == 1].mean() + right[y == 0].mean()) / 2
         print(f"{name:16s} rows {len(y):4d}  AUC {auc(y, worst):.3f}  balanced accuracy {even:.3f}")
-    weights, offset = fit(got["values"], got["label"], got["source"], got["row"])
+    fitted = {key: got[key][plain] for key in ("values", "label", "source", "row")}
+    weights, offset = fit(fitted["values"], fitted["label"], fitted["source"], fitted["row"])
     print("unsupported", written(FEATURES, weights, offset))
-    for name in np.unique(held["source"]):
-        # Answers that nothing is fitted on; by a model that has seen less than the one that ships.
-        mask = held["source"] == name
-        y, worst = by_row(held["values"][mask] @ weights + offset, held["label"][mask], held["row"][mask])
-        right = (worst > 0) == y
-        print(
-            f"{name:16s} rows {len(y):4d}  AUC {auc(y, worst):.3f}  recall {right[y == 1].mean():.3f}"
-            f"  false {1 - right[y == 0].mean():.3f}"
-        )
     known = got["against"] >= 0
     # Of the public sources alone: what contradicts in our own passages is past this detector, and would cost it the plain
     # cases, a number or a name that the document has otherwise.
@@ -327,25 +261,30 @@ def main() -> None:
     )
     print("contradicted", written(FEATURES, c_weights, c_offset))
     # The warn threshold of missing_grounding (0.6) goes where both kinds of error, over all sources alike, are least.
-    offset += logit(0.6) - even_level(got, weights, offset)
+    level = even_level(fitted, weights, offset)
+    for name in np.unique(held["source"]):
+        # Answers that nothing is fitted on.
+        mask = held["source"] == name
+        y, worst = by_row(held["values"][mask] @ weights + offset, held["label"][mask], held["row"][mask])
+        right = (worst > level) == y
+        print(
+            f"{name:16s} rows {len(y):4d}  AUC {auc(y, worst):.3f}  recall {right[y == 1].mean():.3f}"
+            f"  false {1 - right[y == 0].mean():.3f}"
+        )
+    offset += logit(0.6) - level
     supported = got["against"] == 0
     _, calm = by_row((got["values"] @ c_weights)[supported], got["label"][supported], got["row"][supported])
     c_weights, c_offset = anchored(c_weights, calm, (0.06, 0.5), (0.008, 0.8))
-    off_topic = (
-        json.loads((said.base / "manifest.json").read_text())["off_topic"]
-        if said.keep_relevance
-        else relevance(got)
-    )
-    (said.out / "weighings.json").write_text(
-        json.dumps(
-            {
-                "unsupported": written(FEATURES, weights, offset),
-                "contradicted": written(FEATURES, c_weights, c_offset),
-                "off_topic": off_topic,
-            },
-            indent=1,
-        )
-    )
+    found = {
+        "unsupported": written(FEATURES, weights, offset),
+        "contradicted": written(FEATURES, c_weights, c_offset),
+    }
+    if said.support_alone:
+        told = json.loads((said.heads / "base" / "manifest.json").read_text())
+        found |= {"contradicted": told["contradicted"], "off_topic": told["off_topic"]}
+    else:
+        found["off_topic"] = relevance(got)
+    (said.out / "weighings.json").write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

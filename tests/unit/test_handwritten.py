@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2] / "training/handwritten"
-TRAIN, HELD_OUT = ROOT / "train", ROOT / "held_out"
+TRAIN, HELD_OUT, FITTED = ROOT / "train", ROOT / "held_out", ROOT / "fitted"
 TWINS, PASSAGES = ROOT / "twins", ROOT / "passages"
 EVERY_FILE = sorted(path for path in ROOT.rglob("*.jsonl") if path.parent not in {TWINS, PASSAGES})
 
@@ -63,7 +63,7 @@ def test_ids_are_unique_over_all_files() -> None:
     assert [name for name, times in seen.items() if times > 1] == []
 
 
-@pytest.mark.parametrize("folder", [TRAIN, HELD_OUT], ids=["train", "held_out"])
+@pytest.mark.parametrize("folder", [TRAIN, HELD_OUT, FITTED], ids=["train", "held_out", "fitted"])
 def test_no_text_comes_twice_within_a_folder(folder: Path) -> None:
     seen = Counter(plain(row) for path in folder.glob("*.jsonl") for row in rows(path))
     assert [text for text, times in seen.items() if times > 1] == []
@@ -93,6 +93,7 @@ def test_no_held_out_document_is_learnt_from() -> None:
         row[key] for path in TWINS.glob("*.jsonl") for row in rows(path) for key in ("clean", "planted")
     }
     learnt |= {row["doc"] for path in PASSAGES.glob("*.jsonl") for row in rows(path)}
+    learnt |= {row["context"] for path in FITTED.glob("*.jsonl") for row in rows(path)}
     held = [
         row
         for name in ("planted_documents*", "grounded_answers*")
@@ -105,7 +106,8 @@ def test_no_held_out_document_is_learnt_from() -> None:
 
 def test_train_and_held_out_share_no_text() -> None:
     held = {plain(row) for path in HELD_OUT.glob("*.jsonl") for row in rows(path)}
-    trained = {plain(row) for path in (*ROOT.glob("*.jsonl"), *TRAIN.glob("*.jsonl")) for row in rows(path)}
+    paths = (*ROOT.glob("*.jsonl"), *TRAIN.glob("*.jsonl"), *FITTED.glob("*.jsonl"))
+    trained = {plain(row) for path in paths for row in rows(path)}
     assert held
     assert held & trained == set()
 

@@ -1,9 +1,10 @@
 """Train the comparison of a claim with its evidence over the served base encoder, which stays as it is.
 
-`python -m encoder.comparison --data DIR --base DIR --heads src/llmobs/data/heads --out DIR [--leave] [--start FILE]`: with
-`--leave` four public sources and a fifth of our own passages are left out and scored, so that training/grounded.py can
-weigh what it says of text that it has not seen; without, all but the held-out answers are learnt from and `model.pt`
-ships. Vectors are computed once, by the graph that serves.
+`python -m encoder.comparison --data DIR --base DIR --heads src/llmobs/data/heads --out DIR [--leave] [--start FILE]`: learns
+from all but the held-out answers and the rows that are kept back (`kept_back`: training/grounded.py weighs by them what
+it says of text that it has not seen), and writes `model.pt`, which ships. With `--leave` four public sources and a fifth of
+our own passages are left out and scored instead, to tell what to expect of text from elsewhere. Vectors are computed
+once, by the graph that serves.
 
 Claim and evidence pass the first layers of the base alone, so that a passage is read once for all claims, and its last
 two layers together, which are fine-tuned for it (after DeFormer, Cao et al. 2020). Learning from a few ten thousand pairs
@@ -48,9 +49,11 @@ LEFT = frozenset(["fever_symmetric", "begin_cmu", "begin_wow", "halueval_qa"])
 """Public sources that `--leave` leaves out. halueval_summ and wrong answers of several sentences are never learnt
 from, for they do not say which sentence is wrong."""
 MOST = {
-    "squad2_claims": 2000, "begin_wow": 2000, "xquad_claims": 250, "bbq_grounded": 200, "sgd_results": 1400,
-    "halueval_qa": 1500, "fever_symmetric": 1378, "begin_cmu": 420,
+    "squad2_claims": 4000, "begin_wow": 3700, "xquad_claims": 800, "bbq_grounded": 200, "sgd_results": 2400,
+    "halueval_qa": 1700, "fever_symmetric": 1378, "begin_cmu": 420, "halueval_summ": 0,
 }  # fmt: skip
+"""Rows of a source that are learnt from."""
+KEPT = 300
 NAN = float("nan")
 WIDTH = 384
 
@@ -70,30 +73,66 @@ class Asked:
     """What the evidence was taken from."""
 
 
+def _shuffled(path: Path) -> list[dict[str, object]]:
+    """The rows of a source in the order in which they are taken."""
+    rows = list(read(path))
+    if path.name.startswith("halueval_qa"):
+        rows = [row for row in rows if row["meta"]["like_length"]]  # type: ignore[index]
+    random.Random(SEED).shuffle(rows)
+    return rows
+
+
+def _sources(data: Path) -> list[tuple[str, Path]]:
+    return [
+        (path.name.removesuffix(".jsonl.gz"), path)
+        for path in sorted((data / "groundedness").glob("*.jsonl.gz"))
+    ]
+
+
+def _contradicted(row: dict[str, object]) -> float:
+    """Whether the answer says the contrary of its document; NaN where the source does not tell."""
+    if not int(str(row["label"])):
+        return 0.0
+    kind = row["meta"].get("kind")  # type: ignore[attr-defined]
+    return NAN if kind is None else float(kind == "contradicted")
+
+
 def public(data: Path) -> list[Asked]:
     """Claims of the labelled answers that hold a single one: there the answer's label is the claim's."""
     made: list[Asked] = []
-    for path in sorted((data / "groundedness").glob("*.jsonl.gz")):
-        source = path.name.removesuffix(".jsonl.gz")
-        if source == "halueval_summ":
-            continue
-        rows = list(read(path))
-        if source == "halueval_qa":
-            rows = [row for row in rows if row["meta"]["like_length"]]  # type: ignore[index]
-        random.Random(SEED).shuffle(rows)
-        for row in rows[: MOST[source]]:
+    for source, path in _sources(data):
+        for row in _shuffled(path)[: MOST[source]]:
             text, query, label = str(row["text"]), str(row.get("query") or ""), int(str(row["label"]))
             found = claims(text)
             if not found or (label and len(found) > 1 and len(text) > 300):
                 continue
-            kind = row["meta"].get("kind")  # type: ignore[attr-defined]
-            against = 0.0 if not label else NAN if kind is None else float(kind == "contradicted")
             claim = text if len(text) <= 300 else text[found[0].start : found[0].end]
             document = str(row["context"])
             evidence = Passages([document]).nearest(claim, query)
-            made.append(
-                Asked(evidence, query, claim, (float(label), against), source, str(row["id"]), 1.0, document)
-            )
+            labels = (float(label), _contradicted(row))
+            made.append(Asked(evidence, query, claim, labels, source, str(row["id"]), 1.0, document))
+    return made
+
+
+def kept_back(data: Path) -> list[Asked]:
+    """All claims of public answers that no comparison learns from: what stands behind MOST, KEPT rows of a source at most.
+
+    Each has the label of its answer.
+    """
+    made: list[Asked] = []
+    for source, path in _sources(data):
+        for row in _shuffled(path)[MOST[source] :][:KEPT]:
+            text, document = str(row["text"]), str(row["context"])
+            query = "" if source == "halueval_summ" else str(row.get("query") or "")
+            labels = (float(int(str(row["label"]))), _contradicted(row))
+            passages = Passages([document])
+            for piece in claims(text)[:12]:
+                claim = text[piece.start : piece.end]
+                made.append(
+                    Asked(
+                        passages.nearest(claim, query), query, claim, labels, source, str(row["id"]), 0.0, document
+                    )
+                )  # fmt: skip
     return made
 
 
@@ -125,8 +164,8 @@ def own(folder: Path) -> list[Asked]:
     return made
 
 
-def answers(path: Path) -> list[Asked]:
-    """The claims of our held-out answers, each with the label of its answer; never learnt from."""
+def answers(path: Path, source: str) -> list[Asked]:
+    """The claims of our own answers, each with the label of its answer; never learnt from."""
     made: list[Asked] = []
     for row in read(path):
         document, query, text = str(row["context"]), str(row.get("query") or ""), str(row["text"])
@@ -141,7 +180,7 @@ def answers(path: Path) -> list[Asked]:
                     query,
                     claim,
                     labels,
-                    f"held_{path.stem.removeprefix('grounded_answers')}_{meta['form']}",
+                    source,
                     str(row["id"]),
                     0.0,
                     document,
@@ -471,7 +510,7 @@ def everything(said: argparse.Namespace) -> list[Asked]:
     hand: Path = said.own
     return (
         public(said.data) + own(hand / "passages") + made_pairs(said.data, said.made)
-        + [one for path in sorted((hand / "held_out").glob("grounded_answers*.jsonl")) for one in answers(path)]
+        + [one for path in sorted((hand / "held_out").glob("grounded_answers*.jsonl")) for one in answers(path, f"held_{path.stem}")]
     )  # fmt: skip
 
 
