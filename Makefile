@@ -125,7 +125,7 @@ train: .venv/run.stamp  ## train the shipped models from the data folder (hours 
 	$(TRAIN) -m encoder.comparison $(ARGS) --heads $(abspath $(HEADS)) --out $(abspath $(TRAINED))/comparison --start $(abspath $(TRAINED))/comparison/model.pt --rate 1.6e-4
 	$(TRAIN) assemble.py $(ARGS) --trained $(abspath $(TRAINED)) --out $(abspath $(HEADS)) comparison
 	$(TRAIN) grounded.py --data $(abspath $(DATA)) --heads $(abspath $(HEADS)) --out $(abspath $(TRAINED))/grounded
-	$(TRAIN) lexical.py $(ARGS) --out $(abspath $(TRAINED))/lexical --fold 3 --teacher $(abspath $(HEADS))
+	$(TRAIN) lexical.py $(ARGS) --out $(abspath $(TRAINED))/lexical --fold 3 --teacher $(abspath $(TRAINED))/singles/model.pt
 	$(TRAIN) assemble.py $(ARGS) --trained $(abspath $(TRAINED)) --out $(abspath $(HEADS)) weighings lexical
 	$(TRAIN) foreign.py --data $(abspath $(DATA)) --out $(abspath $(HEADS))
 	$(TRAIN) topic.py --data $(abspath $(DATA)) --base $(abspath $(HEADS))/base --out $(abspath $(HEADS))

@@ -5,7 +5,7 @@ rectified sums that all heads share, fitted on the same rows as the encoder's si
 two disagree for reasons of reading and not of data. A text's logit is the largest over its segments, in
 fitting as in service.
 
-With `--teacher DIR` (the folder of the served heads, singles newly assembled) it learns half from the labels and half from what
+With `--teacher FILE` (the encoder's weights, before they are rounded) it learns half from the labels and half from what
 the encoder says of the same texts: to clear a class is to foretell that the encoder would.
 """
 
@@ -20,13 +20,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from encoder.bert import Encoder
+from encoder.fit import score as scored
+from encoder.fit import tokenizer
 from encoder.folds import FOLDS
+from encoder.heads import Heads
 from encoder.singles import FOLDERS, HEADS, SEED, Row, compose, read
 
-from llmobs.detect.artefacts import Artefacts
 from llmobs.detect.tier1_lexical.features import BITS, LONGEST, features, lowered, segments_of
-from llmobs.detect.tier2_encoder.encoder import Encoder, threads
-from llmobs.detect.tier2_encoder.words import load_words
 
 Text = list[np.ndarray]
 """Table rows of each segment."""
@@ -88,17 +89,12 @@ def taught(rows: list[Row], said: argparse.Namespace) -> np.ndarray:
     kept = said.out / "taught.npy"
     if kept.exists():
         return np.load(kept)
-    encoder = Encoder(Artefacts(said.teacher / "singles"), load_words(Artefacts(said.teacher / "words")))
+    encoder = Heads(Encoder(), len(HEADS))
+    encoder.load_state_dict(torch.load(said.teacher, weights_only=True))
     heard = [i for i, row in enumerate(rows) if row.source.startswith(("own_", "made_"))]
     others = sorted(set(range(len(rows))) - set(heard))
     heard += random.Random(SEED + 8).sample(others, min(len(others), said.taught))
-
-    def logits_of(index: int) -> np.ndarray:
-        windows = encoder.windows(rows[index].text[:1500])
-        return np.max([encoder.run(window.ids)[0] for window in windows], axis=0)
-
-    with threads(0) as pool:
-        logits = np.stack(list(pool.map(logits_of, heard)))
+    logits = scored(encoder, tokenizer(said.base), [rows[i].text[:1500] for i in heard])
     found = np.full((len(rows), len(HEADS)), np.nan, dtype=np.float32)
     found[heard] = 1.0 / (1.0 + np.exp(-logits))
     np.save(kept, found.astype(np.float16))
@@ -163,11 +159,11 @@ def main() -> None:
     ask.add_argument("--epochs", type=int, default=5)
     ask.add_argument("--decay", type=float, default=1e-6)
     ask.add_argument("--eval-rows", type=int, default=400)
-    ask.add_argument("--teacher", type=Path)
+    ask.add_argument("--teacher", type=Path, help="weights of the encoder, as encoder.tune writes them")
     ask.add_argument(
         "--taught", type=int, default=100_000, help="rows of other sources that the teacher reads"
     )
-    ask.add_argument("--base", type=Path, help="not needed; the steps of `make train` share their arguments")
+    ask.add_argument("--base", type=Path, help="whose tokenizer the teacher reads with")
     said = ask.parse_args()
     said.out.mkdir(parents=True, exist_ok=True)
     left = FOLDS[said.fold] if said.fold is not None else frozenset[str]()
