@@ -54,7 +54,7 @@ PLAN: dict[str, tuple[str, tuple[str, ...], str, float, float | None]] = {
         0.0045,
         0.0008,
     ),
-    "dangerous_request": ("dangerous_content", ("prompt",), "reads like a request for harm", 0.004, 0.0008),
+    "dangerous_request": ("dangerous_content", ("prompt",), "reads like a request for harm", 0.006, 0.0008),
     "dangerous_answer": ("dangerous_content", ANSWER, "reads like help with serious harm", 0.0015, 0.0005),
     "toxicity": ("toxicity", BOTH, "reads like abuse or hate", 0.0015, 0.0005),
     "bias": ("bias", BOTH, "reads like a demeaning generalisation", 0.001, None),
@@ -79,11 +79,12 @@ BLOCK = 0.8
 LEAST_WARN, LEAST_BLOCK = -0.5, 1.0
 # Documents with ordinary imperatives come near prompt_injection, blunt words about groups near toxicity: these
 # logits were chosen with a look at our own held-out rows (planted, hate, moderation), which are no blind test since.
-# Those of dangerous_request and dangerous_answer are near those of the fourth version: with less, an answer about work at home warned.
-# The refitted heads (encoder/refit.py) put the same texts lower. Those of style never block. Code that is hard to tell from attacks comes near 3.5
-# for security_attack: between 2.8 and 3.5 its head found 3 more of 814 held-out payloads that no rule finds, and took 14 more of 839 pieces of code for one.
-LEAST = {"prompt_injection": (1.2, 2.6), "security_attack": (3.5, 5.0), "toxicity": (0.8, 2.2), "dangerous_request": (1.9, 3.5),
-         "dangerous_answer": (2.0, 2.9), "overconfidence": (-1.2, 0.0), "hedging_excessive": (-1.2, 0.0),
+# Those of dangerous_request are near those of the fourth version: with less, an answer about work at home warned. That of dangerous_answer
+# lies where no more than 4 % of safe answers on three sets of five warn, and none of 1,332 public ones comes near.
+# The refitted heads (encoder/refit.py) put the same texts lower. Those of style never block. Code that is hard to tell from attacks comes near 2.6
+# for security_attack: between 2.0 and 2.6 its head took up to 2 % more of the code and articles of a set for an attack.
+LEAST = {"prompt_injection": (1.2, 2.6), "security_attack": (2.6, 4.2), "toxicity": (0.8, 2.2), "dangerous_request": (1.9, 4.2),
+         "dangerous_answer": (1.4, 2.5), "overconfidence": (-1.2, 0.0), "hedging_excessive": (-1.2, 0.0),
          "missing_grounding": (-1.2, 0.0), "bias": (-1.2, 0.0)}  # fmt: skip
 
 LONG_OPEN = {"prompt_injection": 0.10}
