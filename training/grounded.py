@@ -36,8 +36,8 @@ from llmobs.detect.tier2_encoder.grounded import (
 from llmobs.detect.tier2_encoder.words import load_words
 
 OWN_SHARE = 1.0
-"""How much all files of our own passages together count beside all public sources: their claims were written so that the
-words shared with the passage tell nothing, which they do in most answers."""
+"""How much all files of our own answers together count beside all public sources: their wrong answers keep as near to the
+document's words as the right ones, which those of the public sources do not."""
 ASIDE = frozenset(["bbq_grounded", "sgd_results", "xquad_claims"])
 """Sources that support is not fitted on, only told of: choices among two names, JSON of tools, other languages."""
 
@@ -229,15 +229,8 @@ def main() -> None:
     said.out.mkdir(parents=True, exist_ok=True)
     kept = said.out / "features.npz"
     if not kept.exists():
-        np.savez_compressed(
-            kept,
-            **measure(
-                said.data,
-                said.own,
-                said.heads,
-                relevance_too=not said.support_alone,
-            ),
-        )
+        found = measure(said.data, said.own, said.heads, relevance_too=not said.support_alone)
+        np.savez_compressed(kept, **found)
     got = dict(np.load(kept))
     blind = np.char.startswith(got["source"], "held_")
     held = {key: got[key][blind] for key in ("values", "label", "source", "row")}
@@ -275,16 +268,16 @@ def main() -> None:
     supported = got["against"] == 0
     _, calm = by_row((got["values"] @ c_weights)[supported], got["label"][supported], got["row"][supported])
     c_weights, c_offset = anchored(c_weights, calm, (0.06, 0.5), (0.008, 0.8))
-    found = {
+    weighings = {
         "unsupported": written(FEATURES, weights, offset),
         "contradicted": written(FEATURES, c_weights, c_offset),
     }
     if said.support_alone:
         told = json.loads((said.heads / "base" / "manifest.json").read_text())
-        found |= {"contradicted": told["contradicted"], "off_topic": told["off_topic"]}
+        weighings |= {"contradicted": told["contradicted"], "off_topic": told["off_topic"]}
     else:
-        found["off_topic"] = relevance(got)
-    (said.out / "weighings.json").write_text(json.dumps(found, indent=1))
+        weighings["off_topic"] = relevance(got)
+    (said.out / "weighings.json").write_text(json.dumps(weighings, indent=1))
 
 
 if __name__ == "__main__":

@@ -508,9 +508,10 @@ def told_of(pairs: list[Asked], found: np.ndarray) -> None:
 def everything(said: argparse.Namespace) -> list[Asked]:
     """All pairs, those for measuring included."""
     hand: Path = said.own
+    held = sorted((hand / "held_out").glob("grounded_answers*.jsonl"))
     return (
         public(said.data) + own(hand / "passages") + made_pairs(said.data, said.made)
-        + [one for path in sorted((hand / "held_out").glob("grounded_answers*.jsonl")) for one in answers(path, f"held_{path.stem}")]
+        + [one for path in held for one in answers(path, f"held_{path.stem}")]
     )  # fmt: skip
 
 
