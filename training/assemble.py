@@ -414,7 +414,7 @@ def comparison(said: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as place:
         plain, small = Path(place) / "fp32.onnx", Path(place) / "int8.onnx"
         export_comparison(model, plain)
-        quantise(plain, small)
+        quantise(plain, small, again=True)
         content = small.read_bytes()
     session = runner(content)
     words = load_words(Artefacts(said.out / "words"))

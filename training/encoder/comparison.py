@@ -1,6 +1,6 @@
 """Train the comparison of a claim with its evidence over the served base encoder, which stays as it is.
 
-`python -m encoder.comparison --data DIR --base DIR --heads src/llmobs/data/heads --out DIR [--leave] [--start FILE]`: learns
+`python -m encoder.comparison --data DIR --base DIR --heads src/llmobs/data/heads --out DIR [--leave] [--start FILE | --again]`: learns
 from all but the held-out answers and the rows that are kept back (`kept_back`: training/grounded.py weighs by them what
 it says of text that it has not seen), and writes `model.pt`, which ships. With `--leave` four public sources and a fifth of
 our own passages are left out and scored instead, to tell what to expect of text from elsewhere. Vectors are computed
@@ -27,8 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 import torch.nn.functional as F
+from onnx import numpy_helper
 from safetensors.torch import load_file
 from torch import nn
 
@@ -403,6 +405,44 @@ class Vectors:
         return made
 
 
+def served(heads: Path) -> Compare:
+    """The comparison that ships, as trained but for what int8 rounded away."""
+    graph = onnx.load(heads / "comparison" / "comparison.onnx").graph
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    model = Compare()
+    state = model.state_dict()
+    for name, values in held.items():
+        known = name.removeprefix("model.")
+        if known in state and state[known].shape == values.shape:
+            state[known] = torch.from_numpy(values.copy())
+    products = [name.removesuffix("_quantized") for name in held if name.endswith("_quantized")]
+    parts = ["mixed", "context", "alone", "value", "compare.0", "compare.3"]
+    parts += [f"layers.{i}.{part}" for i in range(2) for part in ("qkv", "out", "up", "down")]
+    named = {f"{part}.weight_Transposed": part for part in ("deep.0", "deep.3", "plain")}
+    left = iter([*parts, "look"])
+    for name in products:
+        target = f"{named.get(name.removeprefix('model.')) or next(left)}.weight"
+        weights = (held[name + "_quantized"].astype(np.float32) - held[name + "_zero_point"]) * held[
+            name + "_scale"
+        ]
+        if state[target].shape != weights.T.shape:
+            raise SystemExit(f"{name} does not hold {target}")
+        state[target] = torch.from_numpy(weights.T.copy())
+    # What is neither a matrix nor named stands in the graph in the order of its use.
+    free = [
+        torch.from_numpy(values.copy()).flatten()
+        for name, values in held.items()
+        if name.startswith("onnx::") and values.dtype == np.float32 and name + "_quantized" not in held
+        and "_scale" not in name and values.ndim in {4, 1}
+    ]  # fmt: skip
+    context, alone, held_too, asked, kind, other, said, first, second = free
+    state["sharp"] = torch.stack([context, alone], 1)
+    state["flags"], state["kinds"] = torch.stack([held_too, asked, said]), torch.stack([kind, other])
+    state["layers.0.leaning"], state["layers.1.leaning"] = first, second
+    model.load_state_dict(state)
+    return model
+
+
 def train(
     data: Vectors,
     indices: list[int],
@@ -410,15 +450,14 @@ def train(
     rate: float,
     seed: int,
     base: Path,
-    start: Path | None,
+    start: Compare | None,
     kept: Path,
 ) -> Compare:
     """Fit from the base, or go on from `start` at half the rate; what each epoch has made is at `kept`."""
     torch.manual_seed(seed)
     chance = random.Random(seed)
-    model = Compare()
+    model = start or Compare()
     if start:
-        model.load_state_dict(torch.load(start, weights_only=True))
         rate /= 2
     else:
         encoder = Encoder()
@@ -525,6 +564,9 @@ def main() -> None:
     ask.add_argument("--base", type=Path, required=True)
     ask.add_argument("--leave", action="store_true")
     ask.add_argument("--start", type=Path, help="a model to go on from")
+    ask.add_argument("--again", action="store_true", help="go on from the model that ships")
+    ask.add_argument("--new", nargs="*", default=[], help="our own files that all take part, with --old")
+    ask.add_argument("--old", type=int, help="how many of the other pairs take part; all without it")
     ask.add_argument("--epochs", type=int, default=2)
     ask.add_argument("--made", type=int, default=2000)
     ask.add_argument("--rate", type=float, default=1e-4)
@@ -536,9 +578,18 @@ def main() -> None:
     left = [i for i, one in enumerate(pairs) if said.leave and left_out(one)]
     unused = {*left, *(i for i, one in enumerate(pairs) if one.source.startswith("held_"))}
     used = [i for i in range(len(pairs)) if i not in unused]
+    if said.old is not None:
+        fresh = {f"own_{name}" for name in said.new}
+        known = [i for i in used if pairs[i].source not in fresh]
+        some = set(random.Random(SEED).sample(known, min(said.old, len(known))))
+        used = [i for i in used if pairs[i].source in fresh or i in some]
     print(len(used), "pairs", flush=True)
     kept = said.out / ("left.pt" if said.leave else "model.pt")
-    model = train(data, used, said.epochs, said.rate, SEED, said.base, said.start, kept)
+    start = served(said.heads) if said.again else None
+    if said.start:
+        start = Compare()
+        start.load_state_dict(torch.load(said.start, weights_only=True))
+    model = train(data, used, said.epochs, said.rate, SEED, said.base, start, kept)
     shown = left or sorted(unused)
     told_of([pairs[i] for i in shown], score(model, data, shown))
 

@@ -27,12 +27,12 @@ _WORD = re.compile(
 )
 _TELLING = re.compile(
     r"(?<![^\s(\"“'‘*_>])(attack(?:er|ers|s|ed|ing)?|inject(?:s|ed|ing|ion|ions)?|payloads?|malicious|vulnerab\w+|exploit\w*|hackers?"
-    r"|saniti[sz]\w+|escap(?:e|es|ed|ing)|encod(?:e|es|ed|ing)|prevent\w*|mitigat\w+|parameteri[sz]ed|bypass\w*"
+    r"|saniti[sz]\w+|(?:un)?escap(?:e|es|ed|ing)|encod(?:e|es|ed|ing)|prevent\w*|mitigat\w+|parameteri[sz]ed|bypass\w*"
     r"|xss|sqli|ssti|csrf|ssrf|xxe|owasp|cve|cwe|waf|security|insecure|unsafe|dangerous|example|examples|instance"
     r"|e\.g|i\.e|such\s+as|snippet|syntax|query|queries|statement|statements|clause|expression|operator|function"
     r"|method|attribute|element|tag|tags|variable|parameters?|argument|option|code|script|scripts|command|commands"
     r"|string|strings|template|templates|returns|evaluates|renders|outputs|prints|executes|means|matches"
-    r"|explain\w*|shows|tutorial|documentation|never|instead|avoid|should|would|lets|literal|linter|audit"
+    r"|explain\w*|shows|tutorial|documentation|never|instead|avoid|should|would|lets|literal(?:ly)?|linter|audit|rejected|trick|tricks|textbook|concatenat\w+"
     r"|introspection|production)(?=[ ,.;:!?)”’*_-]|$)",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -67,7 +67,7 @@ _TECHNICAL = _listed(
     "json yaml svg dom csp orm jwt backend frontend spreadsheet spreadsheets formula formulas cell cells egress nginx apache webhook "
     "webhooks web root path paths realpath scan scans scanning tester testers review reviews reviewer reviewers security unsafe "
     "insecure workflow client grep probe probes rfc library libraries token tokens consulta consultas código servidor función requête "
-    "requêtes serveur serveurs navigateur navigateurs fonction wordpress plugin plugins xpath linq код кода коде кодом"
+    "requêtes serveur serveurs navigateur navigateurs fonction parseur fichier fichiers archivo archivos datei dateien filtre filtro filtros archive archives unpacking sequence sequences wordpress plugin plugins xpath linq код кода коде кодом"
 )
 _TECHNICAL_STEMS = _listed(
     "postgres mysql mongo regex datab param compil debug sandbox config repositor render evaluat execut encod seriali auditor detect fuzz datenbank "
@@ -94,7 +94,7 @@ def _about(word: str) -> bool | None:
 
 
 _ASKS = re.compile(
-    r"\b(?:what\s+(?:is|are|does|do|would|happens)|why\s+(?:is|are|does|do|did)|how\s+(?:does|do|can|could|would|to|is)"
+    r"\b(?:what\s+(?:is|are|does|do|would|happens)|what['’]?s|why\s+(?:is|are|does|do|did)|how\s+(?:does|do|can|could|would|to|is)"
     r"|explain|describe|meaning\s+of|difference\s+between|why\s*\?|any\s+idea|still\s+a\s+thing|is\s+(?:this|it)\s+(?:a|an|safe|vulnerable)|understand)\b",
     re.IGNORECASE,
 )
