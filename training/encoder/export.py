@@ -147,7 +147,11 @@ def _stretch(source: Path, target: Path) -> None:
             continue
         origin = name.removesuffix("_quantized")
         scale = numpy_helper.to_array(held[origin + "_scale"]) * np.float32(STRETCH)
-        values = np.rint(numpy_helper.to_array(exact[origin]) / scale)
+        if origin in exact:
+            matrix = numpy_helper.to_array(exact[origin])
+        else:  # a layer's weights that the quantiser has turned round
+            matrix = numpy_helper.to_array(exact[origin.removesuffix("_Transposed")]).T
+        values = np.rint(matrix / scale)
         tensor.CopyFrom(numpy_helper.from_array(np.clip(values, -64, 63).astype(np.int8), name))
         held[origin + "_scale"].CopyFrom(numpy_helper.from_array(scale, origin + "_scale"))
     onnx.save(graph, target)
