@@ -42,6 +42,7 @@ from llmobs.detect.tier2_encoder.grounded import claims
 from llmobs.detect.tier2_encoder.words import Words, load_words
 
 from .bert import Encoder, Layer, load_base
+from .export import read_back
 from .pace import quickest
 from .pairs import swapped
 from .singles import SEED, read
@@ -422,12 +423,10 @@ def served(heads: Path) -> Compare:
     left = iter([*parts, "look"])
     for name in products:
         target = f"{named.get(name.removeprefix('model.')) or next(left)}.weight"
-        weights = (held[name + "_quantized"].astype(np.float32) - held[name + "_zero_point"]) * held[
-            name + "_scale"
-        ]
-        if state[target].shape != weights.T.shape:
+        weights = read_back(held, name)
+        if state[target].shape != weights.shape:
             raise SystemExit(f"{name} does not hold {target}")
-        state[target] = torch.from_numpy(weights.T.copy())
+        state[target] = torch.from_numpy(weights)
     # What is neither a matrix nor named stands in the graph in the order of its use.
     free = [
         torch.from_numpy(values.copy()).flatten()

@@ -157,6 +157,12 @@ def _stretch(source: Path, target: Path) -> None:
     onnx.save(graph, target)
 
 
+def read_back(held: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """A layer's weights (outputs, inputs) out of a quantised graph's initializers, but for what int8 rounded away."""
+    whole = held[name + "_quantized"].astype(np.float32) - held[name + "_zero_point"]
+    return np.ascontiguousarray((whole * held[name + "_scale"]).T)
+
+
 def without_words(content: bytes) -> tuple[bytes, np.ndarray]:
     """The quantised graph with the rows of its word table as an input, `rows`, and that table.
 

@@ -21,7 +21,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from .bert import Encoder
-from .export import STRETCH
+from .export import STRETCH, read_back
 from .fit import batches, examples, judge, loss_of, pad, pieces, tokenizer
 from .folds import FOLDS
 from .heads import Heads
@@ -95,12 +95,10 @@ def served(heads: Path) -> Heads:
     targets += ["look.weight", "value.weight", "mean.weight"]
     for node, target in zip(products, targets, strict=True):
         name = node.input[1].removesuffix("_quantized")
-        weights = (held[name + "_quantized"].astype(np.float32) - held[name + "_zero_point"]) * held[
-            name + "_scale"
-        ]
-        if state[target].shape != weights.T.shape:
+        weights = read_back(held, name)
+        if state[target].shape != weights.shape:
             raise SystemExit(f"{node.name} does not hold {target}")
-        state[target] = torch.from_numpy(weights.T.copy())
+        state[target] = torch.from_numpy(weights)
     model.load_state_dict(state)
     return model
 
